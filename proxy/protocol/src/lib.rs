@@ -25,5 +25,6 @@ pub mod error_response;
 pub mod identity;
 pub mod message;
 pub mod negotiation;
+pub mod policy;
 pub mod replication;
 pub mod startup;
