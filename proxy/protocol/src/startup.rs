@@ -491,77 +491,13 @@ fn find<'a>(parameters: &'a [(Vec<u8>, Vec<u8>)], name: &str) -> Option<&'a [u8]
         .map(|(_, value)| value.as_slice())
 }
 
-fn application_names(parameters: &[(Vec<u8>, Vec<u8>)]) -> Vec<Vec<u8>> {
+fn application_names(parameters: &Parameters) -> Vec<Vec<u8>> {
     let named = parameters
         .iter()
-        .filter(|(name, _)| name.eq_ignore_ascii_case(APPLICATION_NAME))
+        .filter(|(name, _)| name.eq_ignore_ascii_case(b"application_name"))
         .map(|(_, value)| value.clone());
-    let options = find(parameters, "options").unwrap_or_default();
-    let switched = split_options(options)
-        .into_iter()
-        .flat_map(|argument| assigned_names(&argument));
-    named.chain(switched).collect()
-}
-
-const APPLICATION_NAME: &[u8] = b"application_name";
-
-/// Splits `options` as pg_split_opts does: at blanks, unless a backslash stands before them.
-fn split_options(options: &[u8]) -> Vec<Vec<u8>> {
-    let mut arguments = Vec::new();
-    let mut argument: Option<Vec<u8>> = None;
-    let mut escaped = false;
-    for byte in options {
-        // isspace() of the C locale, which knows one blank more than Rust does.
-        let blank = byte.is_ascii_whitespace() || *byte == 0x0b;
-        if blank && !escaped {
-            arguments.extend(argument.take());
-            continue;
-        }
-        let argument = argument.get_or_insert_default();
-        if *byte == b'\\' && !escaped {
-            escaped = true;
-        } else {
-            escaped = false;
-            argument.push(*byte);
-        }
-    }
-    arguments.extend(argument);
-    arguments
-}
-
-/// The application names that one argument of `options` could set.
-///
-/// PostgreSQL reads them with getopt: `-c name=value`, `-cname=value`, `--name=value`, and also behind switches
-/// without an argument, as in `-Fcname=value`; which these are differs between versions. So an assignment counts
-/// wherever it could stand: at the argument's beginning, or behind a `c` or `-`. That may find a name too many, never
-/// one too few. In the name `-` counts as `_`, and case does not.
-fn assigned_names(argument: &[u8]) -> Vec<Vec<u8>> {
-    let mut names = Vec::new();
-    let mut before = None;
-    let mut rest = argument;
-    while let Some((first, next)) = rest.split_first() {
-        if matches!(before, None | Some(b'c' | b'-')) {
-            names.extend(assigned_name(rest).map(<[u8]>::to_vec));
-        }
-        before = Some(*first);
-        rest = next;
-    }
-    names
-}
-
-fn assigned_name(assignment: &[u8]) -> Option<&[u8]> {
-    let (name, rest) = assignment.split_at_checked(APPLICATION_NAME.len())?;
-    let same = |(a, b): (&u8, &u8)| {
-        (if *a == b'-' {
-            b'_'
-        } else {
-            a.to_ascii_lowercase()
-        }) == *b
-    };
-    name.iter()
-        .zip(APPLICATION_NAME)
-        .all(same)
-        .then(|| rest.strip_prefix(b"="))?
+    let switched = find(parameters, "options").map(options::application_names);
+    named.chain(switched.unwrap_or_default()).collect()
 }
 
 fn encode_packet(code: u32, pieces: &[&[u8]]) -> Vec<u8> {
@@ -580,5 +516,6 @@ fn encode_packet(code: u32, pieces: &[&[u8]]) -> Vec<u8> {
     packet
 }
 
+mod options;
 #[cfg(test)]
 mod tests;

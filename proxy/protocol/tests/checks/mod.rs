@@ -1,0 +1,351 @@
+//! What must hold for any input, one function per fuzz target. The same functions run under the fuzzer, over its
+//! corpus in every test run, and under proptest. They panic when something does not hold.
+
+#![allow(dead_code, reason = "each fuzz target uses one of them")]
+#![allow(clippy::unwrap_used, reason = "a check fails by a panic")]
+
+use protocol::error_response::{Refusal, SqlState, escape};
+use protocol::identity::{Identity, IdentityPattern};
+use protocol::message::{
+    Header, MAX_CAPTURED, MessageWalker, SaslEdit, encode_message, parse_backend_key_data,
+    sqlstate_of_error, without_scram_plus,
+};
+use protocol::negotiation::{Answer, ListenerKind, Negotiation, Opening, Request, classify};
+use protocol::replication::{Keepalive, Lsn, StandbyStatusUpdate, XLogData};
+use protocol::startup::{
+    FirstPacket, MAX_NAME, MAX_STARTUP_PACKET, encode_startup, parse_packet, parse_packet_length,
+};
+
+/// A target's name, which is also its corpus' folder, and its check.
+pub(crate) type Check = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub(crate) const CHECKS: [Check; 9] = [
+    ("startup", startup),
+    ("negotiation", negotiation),
+    ("message_walker", message_walker),
+    ("authentication_sasl", authentication_sasl),
+    ("error_response", error_response),
+    ("replication", replication),
+    ("identity_pattern", identity_pattern),
+    ("certificate", certificate),
+    ("crl", crl),
+];
+
+/// First packets: as they are, as the parameters of one, and as the options in one.
+pub(crate) fn startup(data: &[u8]) {
+    first_packet(data);
+    let length = u32::try_from(data.len() + 8).unwrap_or(u32::MAX);
+    first_packet(&[&length.to_be_bytes(), [0, 3, 0, 0].as_slice(), data].concat());
+    first_packet(&encode_startup(
+        (3, 0),
+        &[(b"user", b"u"), (b"options", data)],
+    ));
+}
+
+fn first_packet(packet: &[u8]) {
+    let Ok(parsed) = parse_packet(packet) else {
+        return;
+    };
+    assert_eq!(parsed.encode(), packet, "what is forwarded is what came");
+    assert_eq!(parse_packet(&parsed.encode()), Ok(parsed.clone()));
+    assert!(packet.len() <= MAX_STARTUP_PACKET);
+    if let FirstPacket::Startup(startup) = parsed {
+        for name in [startup.user(), startup.database()] {
+            assert!((1..=MAX_NAME).contains(&name.len()) && !name.contains(&0));
+        }
+        let seen = startup.application_names();
+        assert!(seen.iter().all(|name| name.len() <= MAX_NAME));
+        for name in names_by_getopt(startup.parameter("options").unwrap_or_default()) {
+            assert!(
+                seen.contains(&name),
+                "{name:?} would be set, and was not seen"
+            );
+        }
+    }
+}
+
+/// Reads options as process_postgres_switches of PostgreSQL 18 does, with glibc's getopt: what may be missed on no
+/// account.
+fn names_by_getopt(options: &[u8]) -> Vec<Vec<u8>> {
+    const WITH_ARGUMENT: &[u8] = b"BCcDdfhkNprStvW-";
+    const ALONE: &[u8] = b"bEeFijlnOPsT";
+    let mut arguments: Vec<Vec<u8>> = vec![];
+    let (mut within, mut escaped) = (false, false);
+    for byte in options {
+        if b" \t\n\x0b\x0c\r".contains(byte) && !escaped {
+            within = false;
+            continue;
+        }
+        if !within {
+            arguments.push(vec![]);
+            within = true;
+        }
+        if *byte == b'\\' && !escaped {
+            escaped = true;
+        } else {
+            escaped = false;
+            arguments.last_mut().unwrap().push(*byte);
+        }
+    }
+    let mut names = vec![];
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        if argument == b"--" {
+            break;
+        }
+        // What is no switch is passed over here, and makes PostgreSQL refuse the session in the end.
+        let Some(mut letters) = argument.strip_prefix(b"-") else {
+            continue;
+        };
+        while let Some((letter, rest)) = letters.split_first() {
+            letters = rest;
+            if WITH_ARGUMENT.contains(letter) {
+                let value = if rest.is_empty() {
+                    arguments.next()
+                } else {
+                    Some(rest.to_vec())
+                };
+                let assignment = value.unwrap_or_default();
+                if let (b'c' | b'-', Some(at)) =
+                    (letter, assignment.iter().position(|byte| *byte == b'='))
+                {
+                    let name = String::from_utf8_lossy(&assignment[..at]).replace('-', "_");
+                    if name.eq_ignore_ascii_case("application_name") {
+                        names.push(assignment[at + 1..].to_vec());
+                    }
+                }
+                break;
+            } else if !ALONE.contains(letter) {
+                return names;
+            }
+        }
+    }
+    names
+}
+
+/// A whole connection up to its request. The first byte chooses the listener and the sizes of the pieces in which the
+/// rest arrives; in it, a 0x16 where a packet could begin stands for a TLS handshake.
+pub(crate) fn negotiation(data: &[u8]) {
+    let Some((choice, stream)) = data.split_first() else {
+        return;
+    };
+    let listener = match choice % 3 {
+        0 => ListenerKind::Plain,
+        1 => ListenerKind::Tls {
+            plain_cancel: false,
+        },
+        _ => ListenerKind::Tls { plain_cancel: true },
+    };
+    let at_once = negotiate(listener, &[stream]);
+    let pieces: Vec<&[u8]> = stream.chunks(usize::from(choice / 3) + 1).collect();
+    assert_eq!(
+        negotiate(listener, &pieces),
+        at_once,
+        "in any pieces the same"
+    );
+
+    let requests = at_once
+        .iter()
+        .filter(|answer| matches!(answer, Answer::Reply(_) | Answer::StartTls))
+        .count();
+    assert!(requests <= 2, "each encryption is asked for once");
+    let tls = at_once.contains(&Answer::StartTls);
+    assert!(!(tls && listener == ListenerKind::Plain));
+    for answer in &at_once {
+        match answer {
+            Answer::HandOver(Request::Startup(_)) => {
+                assert!(tls || listener == ListenerKind::Plain)
+            }
+            Answer::HandOver(Request::Cancel(_)) => {
+                assert!(
+                    tls || listener
+                        != ListenerKind::Tls {
+                            plain_cancel: false
+                        }
+                );
+            }
+            Answer::Reply(byte) => assert_eq!(*byte, b'N'),
+            Answer::StartTls | Answer::Refuse(_) | Answer::Close(_) => {}
+        }
+    }
+}
+
+/// Reads as a session does: a packet's length, then the packet, and nothing beyond before it is answered.
+fn negotiate(listener: ListenerKind, pieces: &[&[u8]]) -> Vec<Answer> {
+    let mut negotiation = Negotiation::new(listener);
+    let mut answers = vec![];
+    let mut pending = vec![];
+    for piece in pieces {
+        pending.extend_from_slice(piece);
+        loop {
+            let answer = match pending.first().copied().map(classify) {
+                None => break,
+                Some(Opening::NotPostgres) => return answers,
+                Some(Opening::DirectTls) => {
+                    pending.remove(0);
+                    negotiation.direct_tls()
+                }
+                Some(Opening::Packet) => {
+                    let Some(head) = pending.first_chunk() else {
+                        break;
+                    };
+                    let Ok(length) = parse_packet_length(*head) else {
+                        return answers;
+                    };
+                    if pending.len() < length {
+                        break;
+                    }
+                    let rest = pending.split_off(length);
+                    let Ok(packet) = parse_packet(&pending) else {
+                        return answers;
+                    };
+                    pending = rest;
+                    negotiation.packet(packet)
+                }
+            };
+            let over = !matches!(answer, Answer::Reply(_) | Answer::StartTls);
+            answers.push(answer);
+            if over {
+                return answers;
+            }
+        }
+    }
+    answers
+}
+
+/// A stream of messages. The first byte chooses the sizes of the pieces.
+pub(crate) fn message_walker(data: &[u8]) {
+    let Some((choice, stream)) = data.split_first() else {
+        return;
+    };
+    let (at_once, walker) = walk(&[stream]);
+    let pieces: Vec<&[u8]> = stream.chunks(usize::from(*choice) + 1).collect();
+    let (in_pieces, pieces_walker) = walk(&pieces);
+    assert_eq!(in_pieces, at_once, "in any pieces the same");
+    assert_eq!(pieces_walker.at_boundary(), walker.at_boundary());
+    assert_eq!(pieces_walker.is_lost(), walker.is_lost());
+
+    let mut rest = stream;
+    for (header, body) in &at_once {
+        let whole;
+        (whole, rest) = rest.split_at(header.length as usize + 1);
+        let captured = CAPTURED.contains(&header.tag) && whole.len() - 5 <= MAX_CAPTURED as usize;
+        assert_eq!(body.as_deref(), captured.then_some(&whole[5..]));
+        assert_eq!(header.encode(), whole[..5]);
+        let _ = parse_backend_key_data(&whole[5..]);
+    }
+    let boundary = (!walker.is_lost()).then_some(stream.len() - rest.len());
+    assert_eq!(walker.last_boundary(), boundary);
+    assert_eq!(walker.at_boundary(), rest.is_empty() && !walker.is_lost());
+}
+
+const CAPTURED: &[u8] = b"KRZE";
+
+type Seen = Vec<(Header, Option<Vec<u8>>)>;
+
+fn walk(pieces: &[&[u8]]) -> (Seen, MessageWalker) {
+    let mut walker = MessageWalker::new(CAPTURED);
+    let mut seen = vec![];
+    for piece in pieces {
+        walker.walk(piece, |header, body| {
+            seen.push((header, body.map(<[u8]>::to_vec)))
+        });
+    }
+    (seen, walker)
+}
+
+/// Authentication messages: as they are, and as the mechanisms of one.
+pub(crate) fn authentication_sasl(data: &[u8]) {
+    let offer = encode_message(b'R', &[[0, 0, 0, 10].as_slice(), data].concat());
+    for message in [data, &offer] {
+        let Ok(SaslEdit::Edited(left)) = without_scram_plus(message) else {
+            continue;
+        };
+        assert_eq!(without_scram_plus(&left), Ok(SaslEdit::Unchanged));
+        assert!(left.len() < message.len() && left.starts_with(b"R"));
+        assert!(!left.windows(6).any(|text| text == b"-PLUS\0"));
+    }
+}
+
+/// Errors of PostgreSQL, and ours with texts from anywhere.
+pub(crate) fn error_response(data: &[u8]) {
+    let _ = sqlstate_of_error(data);
+    let message = encode_message(b'E', data);
+    if let Some(state) = sqlstate_of_error(&message) {
+        assert_eq!(SqlState::parse(state.as_str().as_bytes()), Some(state));
+    }
+
+    let shown = escape(data);
+    assert!(shown.len() <= 259 && !shown.contains(char::is_control));
+
+    let text = String::from_utf8_lossy(data);
+    let refusal = Refusal::new("P01", SqlState::CANNOT_CONNECT_NOW, text.clone())
+        .detail(text.clone())
+        .hint(text);
+    let sent = refusal.encode();
+    assert_eq!(sqlstate_of_error(&sent), Some(refusal.sqlstate));
+    let fields: Vec<&[u8]> = sent[5..].split(|byte| *byte == 0).collect();
+    assert_eq!(
+        fields.len(),
+        8,
+        "six fields and the end: no text makes another"
+    );
+    assert!(sent.len() < 10_000);
+    assert!(
+        !String::from_utf8(sent[5..].to_vec())
+            .unwrap()
+            .contains(['\n', '\u{202e}'])
+    );
+}
+
+/// Bodies of CopyData, and LSNs.
+pub(crate) fn replication(data: &[u8]) {
+    if let Some(head) = XLogData::parse(data) {
+        assert_eq!(head.encode(), data[..XLogData::LENGTH]);
+    }
+    if let Some(keepalive) = Keepalive::parse(data) {
+        assert_eq!(Keepalive::parse(&keepalive.encode()), Some(keepalive));
+        assert_eq!(keepalive.encode().len(), data.len());
+    }
+    if let Some(status) = StandbyStatusUpdate::parse(data) {
+        assert_eq!(StandbyStatusUpdate::parse(&status.encode()), Some(status));
+        assert_eq!(status.encode().len(), data.len());
+    }
+    if let Ok(lsn) = String::from_utf8_lossy(data).parse::<Lsn>() {
+        assert_eq!(lsn.to_string().parse(), Ok(lsn));
+    }
+}
+
+/// The notation of identities.
+pub(crate) fn identity_pattern(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match text.parse::<IdentityPattern>() {
+        Ok(pattern) => {
+            let shown = pattern.to_string();
+            assert!(!shown.contains(char::is_control));
+            // What had to be escaped or cut to be shown is not meant to be read again.
+            if text.len() <= 200
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+            {
+                assert_eq!(shown.parse(), Ok(pattern));
+            }
+        }
+        Err(error) => assert!(!error.to_string().contains(char::is_control)),
+    }
+}
+
+/// Certificates in DER.
+pub(crate) fn certificate(data: &[u8]) {
+    if let Ok(identity) = Identity::parse(data) {
+        assert!(!identity.to_string().contains(char::is_control));
+        assert!(identity.same_names(&identity));
+    }
+}
+
+/// Revocation lists in DER.
+pub(crate) fn crl(data: &[u8]) {
+    let _ = data;
+}

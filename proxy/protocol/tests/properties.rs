@@ -1,0 +1,202 @@
+//! The checks of the fuzz targets on inputs made by proptest: bytes at random, and bytes that are nearly right.
+
+mod checks;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use protocol::startup::{
+    CancelKey, CancelRequest, FirstPacket, GSS_ENC_REQUEST, SSL_REQUEST, encode_startup,
+    parse_packet,
+};
+
+/// Names and values that mean something here, more often than any others.
+fn word() -> impl Strategy<Value = Vec<u8>> {
+    let known = [
+        "user",
+        "User",
+        "database",
+        "replication",
+        "application_name",
+        "Application_Name",
+        "options",
+        "true",
+        "off",
+        "-c application_name=x",
+        "--application-name=y -Fcapplication_name=z",
+        "",
+    ];
+    prop_oneof![
+        4 => select(known.map(|word| word.as_bytes().to_vec()).to_vec()),
+        1 => "[a-z]{1,70}".prop_map(String::into_bytes),
+        1 => vec(1_u8..=255, 0..20),
+    ]
+}
+
+fn packet() -> impl Strategy<Value = Vec<u8>> {
+    let startup = (vec((word(), word()), 0..6), select(vec![0_u16, 2, 9_999])).prop_map(
+        |(mut parameters, minor)| {
+            parameters.insert(0, (b"user".to_vec(), b"rep".to_vec()));
+            let parameters: Vec<(&[u8], &[u8])> = parameters
+                .iter()
+                .map(|(name, value)| (&name[..], &value[..]))
+                .collect();
+            encode_startup((3, minor), &parameters)
+        },
+    );
+    let cancel = (any::<u32>(), vec(any::<u8>(), 4..=256)).prop_filter_map(
+        "a legal key",
+        |(pid, secret)| {
+            Some(
+                CancelRequest {
+                    key: CancelKey::new(pid, &secret)?,
+                }
+                .encode(),
+            )
+        },
+    );
+    prop_oneof![
+        2 => startup,
+        1 => cancel,
+        1 => Just(SSL_REQUEST.to_vec()),
+        1 => Just(GSS_ENC_REQUEST.to_vec()),
+    ]
+}
+
+/// Right bytes with one wrong one, cut or lengthened, or as they are.
+fn damaged(right: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    (right, any::<prop::sample::Index>(), any::<u8>(), 0..4_u8).prop_map(
+        |(mut bytes, at, byte, how)| {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                match how {
+                    0 => bytes[at] = byte,
+                    1 => bytes.truncate(at),
+                    2 => bytes.insert(at, byte),
+                    _ => {}
+                }
+            }
+            bytes
+        },
+    )
+}
+
+fn stream(messages: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    (any::<u8>(), vec(messages, 0..5))
+        .prop_map(|(choice, messages)| [vec![choice], messages.concat()].concat())
+}
+
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    (select(b"KRZEdS1".to_vec()), vec(any::<u8>(), 0..400))
+        .prop_map(|(tag, body)| protocol::message::encode_message(tag, &body))
+}
+
+fn options() -> impl Strategy<Value = Vec<u8>> {
+    let set = [
+        "application_name=x",
+        "Application-NAME=y",
+        "applicatio\\n_name=\\ z",
+        "work_mem=1",
+    ];
+    let before = [
+        "-c", "--", "-c ", "-Fc", "-F-", "-ebc", "-S 1 -c", "-S", "-d-c", "-", "-t pa --", "",
+    ];
+    let between = [" ", "\t", "\x0b", "  ", "\\ ", "\\\\ ", " -- ", " x "];
+    vec(
+        (
+            select(before.to_vec()),
+            select(set.to_vec()),
+            select(between.to_vec()),
+        ),
+        1..5,
+    )
+    .prop_map(|words| {
+        words
+            .into_iter()
+            .map(|(a, b, c)| [a, b, c].concat())
+            .collect::<String>()
+            .into_bytes()
+    })
+}
+
+fn mechanisms() -> impl Strategy<Value = Vec<u8>> {
+    let names = [
+        "SCRAM-SHA-256-PLUS",
+        "SCRAM-SHA-256",
+        "OAUTHBEARER",
+        "-PLUS",
+        "",
+    ];
+    vec(select(names.to_vec()), 0..5).prop_map(|names| (names.join("\0") + "\0\0").into_bytes())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_pass_every_check(data in vec(any::<u8>(), 0..600)) {
+        for (_, check) in checks::CHECKS {
+            check(&data);
+        }
+    }
+
+    #[test]
+    fn packets_survive_parse_and_encode(data in damaged(packet())) {
+        checks::startup(&data);
+    }
+
+    #[test]
+    fn legal_packets_are_read(data in packet()) {
+        if let Ok(FirstPacket::Startup(startup)) = parse_packet(&data) {
+            prop_assert_eq!(startup.packet(), &data);
+            prop_assert_eq!(startup.user(), b"rep");
+        }
+    }
+
+    #[test]
+    fn no_application_name_in_options_is_missed(options in options()) {
+        checks::startup(&options);
+    }
+
+    #[test]
+    fn connections_negotiate_the_same_in_any_pieces(data in stream(damaged(packet()))) {
+        checks::negotiation(&data);
+    }
+
+    #[test]
+    fn streams_are_walked_the_same_in_any_pieces(data in stream(damaged(message()))) {
+        checks::message_walker(&data);
+    }
+
+    #[test]
+    fn channel_binding_never_gets_through(data in damaged(mechanisms())) {
+        checks::authentication_sasl(&data);
+    }
+
+    #[test]
+    fn texts_stay_within_their_field(text in any::<String>()) {
+        checks::error_response(text.as_bytes());
+    }
+
+    #[test]
+    fn replication_heads_survive_parse_and_encode(
+        letter in select(b"wkr".to_vec()),
+        data in vec(any::<u8>(), 16..34),
+        lsn in "[0-9A-Fa-f]{1,9}/[0-9A-Fa-f]{1,9}",
+    ) {
+        checks::replication(&[vec![letter], data].concat());
+        checks::replication(lsn.as_bytes());
+    }
+
+    #[test]
+    fn patterns_survive_parse_and_display(text in "(cn|dns|ip|uri|sha256|x):[a-zA-Z0-9*.:_/ \\\\-]{0,70}") {
+        checks::identity_pattern(text.as_bytes());
+    }
+
+    #[test]
+    fn damaged_certificates_are_read_or_refused(
+        data in damaged(Just(include_bytes!("../testdata/names.der").to_vec())),
+    ) {
+        checks::certificate(&data);
+    }
+}
