@@ -3,6 +3,9 @@
 //! Nothing is verified here: signatures are webpki's business in the callers. This room reads what X.509 says
 //! (RFC 5280) and words what a DBA has to mend; the time is an argument.
 
+mod fault;
+mod judge;
+
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -14,6 +17,9 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
+
+pub use fault::{Fault, Moment, Which};
+pub use judge::{Use, bundle_faults, crl_faults, faults, leads_to};
 
 use crate::identity::{Fingerprint, Identity, escape};
 
