@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The sidecar `pgtlsproxy`. The map, one line per room; ARCHITECTURE.md tells the story.
+
+mod cli; // arguments, and nothing else
+mod commands; // one per subcommand: gather, decide, show
+mod config; // as written, then as meant
+mod daemon; // starts tunnels and reload; signals; drain
+mod flood; // keeps refused connections from flooding the log
+mod logging; // where the log goes
+mod net; // sockets: listen, dial, options, liveness
+mod problem; // what is wrong before any connection: what, why, what to do
+mod relay; // both directions of a joined session
+mod reload; // checks, then publishes
+mod session; // one connection from accept to close
+mod tls; // the only room that speaks rustls
+mod tunnel; // one listener
+mod waiting; // the handshakes under way, bounded
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Parses the arguments, runs the command, prints the error. The whole program behind a thin `main`.
+pub fn main() -> ExitCode {
+    match commands::run(cli::Cli::parse()) {
+        Ok(status) => status,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("pgtlsproxy: {problem}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

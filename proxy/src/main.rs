@@ -1,1 +1,7 @@
-fn main() {}
+//! `pgtlsproxy`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgtlsproxy::main()
+}

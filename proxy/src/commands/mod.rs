@@ -1,0 +1,22 @@
+//! One file per subcommand that does more than start the daemon: gather, decide, show.
+
+mod check;
+mod demo;
+
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+use crate::config::Source;
+use crate::daemon;
+use crate::problem::Problem;
+
+/// Runs the command; what went wrong is for `main` to print.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
+    match cli.command {
+        Command::Server(flags) => daemon::run(Source::Server(flags)).map(|()| ExitCode::SUCCESS),
+        Command::Client(flags) => daemon::run(Source::Client(flags)).map(|()| ExitCode::SUCCESS),
+        Command::Run(flag) => daemon::run(Source::File(flag.config)).map(|()| ExitCode::SUCCESS),
+        Command::Check(flags) => check::run(&flags),
+        Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
+    }
+}

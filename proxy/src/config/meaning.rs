@@ -1,0 +1,463 @@
+//! From what is written to what is meant. Collects every error instead of stopping at the first.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use nix::unistd::{Uid, User};
+use protocol::identity::IdentityPattern;
+use protocol::policy::{Names, Policy, Rule};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tracing::level_filters::LevelFilter;
+
+use super::file::{self, File};
+use super::{
+    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Server, Side, SslNegotiation,
+    Timeouts, Tunnel,
+};
+use crate::net::{ListenAddress, PostgresAddress};
+use crate::problem::Problem;
+
+pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>> {
+    let mut findings = Findings::default();
+    let identity = IdentityFiles {
+        cert: base.join(&file.identity.cert),
+        key: base.join(&file.identity.key),
+        ca: base.join(&file.identity.ca),
+        crl: file.identity.crl.as_ref().map(|crl| base.join(crl)),
+        crl_expiry: findings.one_of(
+            "identity.crl_expiry",
+            file.identity.crl_expiry.as_deref(),
+            CrlExpiry::Warn,
+            &[("warn", CrlExpiry::Warn), ("enforce", CrlExpiry::Enforce)],
+        ),
+    };
+    let mut tunnels = Vec::new();
+    for (index, server) in file.server.iter().enumerate() {
+        let name = numbered("server", index, file.server.len());
+        tunnels.extend(findings.server(name, server, base));
+    }
+    for (index, client) in file.client.iter().enumerate() {
+        let name = numbered("client", index, file.client.len());
+        tunnels.extend(findings.client(name, client, base));
+    }
+    if file.server.is_empty() && file.client.is_empty() {
+        findings.error(
+            "no tunnel is configured",
+            "there is neither a [[server]] nor a [[client]]",
+            "add the one this node needs; docs/configuration.md has an example of each",
+        );
+    }
+    findings.shared_addresses(&tunnels);
+
+    let limits = Limits {
+        sessions: findings.at_least_one("limits.sessions", file.limits.sessions, 1000),
+        handshakes: findings.at_least_one("limits.handshakes", file.limits.handshakes, 4096),
+    };
+    let mut duration = |key, text: &Option<String>, default| {
+        findings.duration(key, text.as_deref(), Duration::from_secs(default))
+    };
+    let timeouts = Timeouts {
+        handshake: duration("timeouts.handshake", &file.timeouts.handshake, 10),
+        dial: duration("timeouts.dial", &file.timeouts.dial, 3),
+        connect: duration("timeouts.connect", &file.timeouts.connect, 10),
+        answer: duration("timeouts.answer", &file.timeouts.answer, 30),
+        dead_peer: duration("timeouts.dead_peer", &file.timeouts.dead_peer, 15),
+        drain: duration("timeouts.drain", &file.timeouts.drain, 5),
+    };
+    let log = Log {
+        level: findings.one_of(
+            "log.level",
+            file.log.level.as_deref(),
+            LevelFilter::INFO,
+            &[
+                ("error", LevelFilter::ERROR),
+                ("warn", LevelFilter::WARN),
+                ("info", LevelFilter::INFO),
+                ("debug", LevelFilter::DEBUG),
+                ("trace", LevelFilter::TRACE),
+            ],
+        ),
+        format: findings.one_of(
+            "log.format",
+            file.log.format.as_deref(),
+            LogFormat::Text,
+            &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+        ),
+    };
+    if findings.errors.is_empty() {
+        Ok(Config {
+            identity,
+            tunnels,
+            limits,
+            timeouts,
+            log,
+            warnings: findings.warnings,
+        })
+    } else {
+        Err(findings.errors)
+    }
+}
+
+#[derive(Default)]
+struct Findings {
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Findings {
+    fn error(&mut self, what: impl Into<String>, why: impl Into<String>, way_out: &str) {
+        self.errors.push(Problem::new("C03", what, why, way_out));
+    }
+
+    fn server(&mut self, name: String, server: &file::Server, base: &Path) -> Option<Tunnel> {
+        let listen: ListenAddress = self.parse(&name, "listen", &server.listen)?;
+        if let ListenAddress::Unix(path) = &listen {
+            self.error(
+                format!("{name}: `listen` is {}", path.display()),
+                "a server tunnel speaks TLS to other hosts",
+                "give IP:PORT, for example 0.0.0.0:5443",
+            );
+            return None;
+        }
+        let postgres: PostgresAddress = self.parse(&name, "postgres", &server.postgres)?;
+        if !postgres.is_loopback() && !server.plaintext_off_host {
+            self.error(
+                format!("{name}: `postgres` is {postgres}, which is not on this host"),
+                "the stream would cross the network in plaintext",
+                "run pgtlsproxy beside PostgreSQL, or set plaintext_off_host = true if that path is safe otherwise",
+            );
+        }
+        let rules: Vec<Rule> = server
+            .allow
+            .iter()
+            .enumerate()
+            .filter_map(|(index, allow)| {
+                self.rule(&format!("{name}: allow rule {}", index + 1), allow)
+            })
+            .collect();
+        if rules.len() != server.allow.len() {
+            return None;
+        }
+        let policy = if rules.is_empty() {
+            self.warnings.push(
+                Problem::new(
+                    "P20",
+                    format!("{name} has no [[server.allow]] rule"),
+                    "any certificate of the CA may replicate",
+                    "add a rule for each standby: identity = \"dns:NAME\"",
+                )
+                .warning(),
+            );
+            Policy::any_certificate()
+        } else {
+            Policy::new(rules)
+        };
+        for (index, why) in policy.dead_rules() {
+            self.warnings.push(
+                Problem::new(
+                    "P21",
+                    format!("{name}: allow rule {} can never match", index + 1),
+                    why,
+                    "mend it or take it out",
+                )
+                .warning(),
+            );
+        }
+        Some(Tunnel {
+            name,
+            listen,
+            side: Side::Server(Server {
+                postgres: postgres.based_on(base),
+                policy,
+                plain_cancel: server.plain_cancel,
+            }),
+        })
+    }
+
+    fn rule(&mut self, place: &str, allow: &file::Allow) -> Option<Rule> {
+        let identity: IdentityPattern = self.parse(place, "identity", &allow.identity)?;
+        let from: Option<Vec<IpNet>> = match &allow.from {
+            None => None,
+            Some(networks) => {
+                let parsed: Vec<_> = networks
+                    .iter()
+                    .filter_map(|network| self.network(place, network))
+                    .collect();
+                if parsed.len() != networks.len() {
+                    return None;
+                }
+                Some(parsed)
+            }
+        };
+        let (mut physical, mut logical) =
+            (allow.replication.is_none(), allow.replication.is_none());
+        for kind in allow.replication.iter().flatten() {
+            match kind.as_str() {
+                "physical" => physical = true,
+                "logical" => logical = true,
+                other => {
+                    self.error(
+                        format!("{place}: `replication` names `{other}`"),
+                        "PostgreSQL has two kinds",
+                        "use \"physical\", \"logical\" or both",
+                    );
+                    return None;
+                }
+            }
+        }
+        Some(Rule {
+            identity,
+            from,
+            physical,
+            logical,
+            ordinary: allow.ordinary,
+            users: Names::new(allow.users.clone()),
+            databases: Names::new(allow.databases.clone()),
+            application_names: Names::new(allow.application_names.clone()),
+        })
+    }
+
+    /// CIDR, or a single address.
+    fn network(&mut self, place: &str, text: &str) -> Option<IpNet> {
+        match text.parse::<std::net::IpAddr>() {
+            Ok(address) => Some(IpNet::from(address)),
+            Err(_) => self.parse(place, "from", text),
+        }
+    }
+
+    fn client(&mut self, name: String, client: &file::Client, base: &Path) -> Option<Tunnel> {
+        let listen: ListenAddress = self.parse(&name, "listen", &client.listen)?;
+        if !listen.is_loopback() && !client.plaintext_off_host {
+            self.error(
+                format!("{name}: `listen` is {listen}, which other hosts can reach"),
+                "whoever can speak to this plaintext listener uses this node's certificate",
+                "listen on a Unix socket or 127.0.0.1, or set plaintext_off_host = true if the network is safe otherwise",
+            );
+        }
+        if client.connect.is_empty() {
+            self.error(
+                format!("{name}: `connect` is empty"),
+                "there is nowhere to forward to",
+                "name the far proxy: connect = [\"db1.example.com:5443\"]",
+            );
+        }
+        let targets: Vec<_> = client
+            .connect
+            .iter()
+            .filter_map(|target| self.parse(&name, "connect", target))
+            .collect();
+        if let Some(wanted) = &client.server_name {
+            self.server_name(&name, "server_name", wanted);
+        } else {
+            for target in &targets {
+                let target: &crate::net::Target = target;
+                self.server_name(&name, "connect", &target.host);
+            }
+        }
+        let os_users = match &listen {
+            ListenAddress::Tcp(_) => {
+                if client.allow_os_users.is_some() {
+                    self.error(
+                        format!("{name}: `allow_os_users` is set on a TCP listener"),
+                        "only a Unix socket shows who connects",
+                        "listen on a directory, or take allow_os_users out",
+                    );
+                }
+                self.warnings.push(
+                    Problem::new(
+                        "P22",
+                        format!("{name} listens on {listen}"),
+                        "every local process may use this node's certificate through it",
+                        "listen on a directory (a Unix socket), where allow_os_users decides",
+                    )
+                    .warning(),
+                );
+                None
+            }
+            ListenAddress::Unix(_) => Some(self.os_users(&name, client.allow_os_users.as_deref())),
+        };
+        let negotiation = self.one_of(
+            &format!("{name}: sslnegotiation"),
+            client.sslnegotiation.as_deref(),
+            SslNegotiation::Direct,
+            &[
+                ("direct", SslNegotiation::Direct),
+                ("postgres", SslNegotiation::Postgres),
+            ],
+        );
+        let tls12 = self.one_of(
+            &format!("{name}: min_tls"),
+            client.min_tls.as_deref(),
+            false,
+            &[("1.3", false), ("1.2", true)],
+        );
+        Some(Tunnel {
+            name,
+            listen: listen.based_on(base),
+            side: Side::Client(Client {
+                targets,
+                os_users,
+                server_name: client.server_name.clone(),
+                negotiation,
+                tls12,
+            }),
+        })
+    }
+
+    fn server_name(&mut self, place: &str, key: &str, name: &str) {
+        if let Err(error) = ServerName::try_from(name) {
+            self.error(
+                format!("{place}: `{key}` names `{name}`"),
+                format!("no certificate can carry that name: {error}"),
+                "use the DNS name or IP address in the far certificate (server_name)",
+            );
+        }
+    }
+
+    /// The OS users that may connect; by default root and the owner of the socket, which is who runs this process.
+    fn os_users(&mut self, place: &str, names: Option<&[String]>) -> Vec<(u32, String)> {
+        let Some(names) = names else {
+            let own = Uid::effective();
+            let own_name = User::from_uid(own)
+                .ok()
+                .flatten()
+                .map_or_else(|| own.to_string(), |user| user.name);
+            let mut users = vec![(0, "root".to_owned())];
+            if !own.is_root() {
+                users.push((own.as_raw(), own_name));
+            }
+            return users;
+        };
+        let mut users = Vec::new();
+        for name in names {
+            match User::from_name(name) {
+                Ok(Some(user)) => users.push((user.uid.as_raw(), name.clone())),
+                Ok(None) => self.error(
+                    format!("{place}: `allow_os_users` names `{name}`"),
+                    "this host has no such OS user",
+                    "mend the name, or make the user first",
+                ),
+                Err(error) => self.error(
+                    format!("{place}: `allow_os_users` names `{name}`"),
+                    format!("the user cannot be looked up: {error}"),
+                    "look at the host's user database (getent passwd)",
+                ),
+            }
+        }
+        users
+    }
+
+    fn shared_addresses(&mut self, tunnels: &[Tunnel]) {
+        let mut seen = HashMap::new();
+        for tunnel in tunnels {
+            if matches!(&tunnel.listen, ListenAddress::Tcp(address) if address.port() == 0) {
+                continue;
+            }
+            if let Some(first) = seen.insert(tunnel.listen.to_string(), &tunnel.name) {
+                self.error(
+                    format!(
+                        "{first} and {} both listen on {}",
+                        tunnel.name, tunnel.listen
+                    ),
+                    "an address belongs to one tunnel",
+                    "give one of them another `listen` address",
+                );
+            }
+        }
+    }
+
+    fn parse<T>(&mut self, place: &str, key: &str, text: &str) -> Option<T>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.error(
+                    format!("{place}: `{key}` is not understood"),
+                    error.to_string(),
+                    "mend that value; docs/configuration.md has an example",
+                );
+                None
+            }
+        }
+    }
+
+    /// The value that `text` names, or the default.
+    fn one_of<T: Copy>(
+        &mut self,
+        key: &str,
+        text: Option<&str>,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> T {
+        let Some(text) = text else {
+            return default;
+        };
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+            return *value;
+        }
+        let known: Vec<_> = choices
+            .iter()
+            .map(|(name, _)| format!("\"{name}\""))
+            .collect();
+        self.error(
+            format!("`{key}` is \"{text}\""),
+            "that is not one of its values",
+            &format!("use {}", known.join(" or ")),
+        );
+        default
+    }
+
+    fn at_least_one(&mut self, key: &str, value: Option<usize>, default: usize) -> usize {
+        if value == Some(0) {
+            self.error(
+                format!("`{key}` is 0"),
+                "then nothing could connect",
+                "give a number of 1 or more",
+            );
+        }
+        value.unwrap_or(default)
+    }
+
+    fn duration(&mut self, key: &str, text: Option<&str>, default: Duration) -> Duration {
+        let Some(text) = text else {
+            return default;
+        };
+        match humantime::parse_duration(text) {
+            Ok(value) if Duration::from_millis(1) <= value && value <= LONGEST => value,
+            Ok(_) => {
+                self.error(
+                    format!("`{key}` is \"{text}\""),
+                    "a limit is between 1 ms and 1 day",
+                    "give a time such as \"15s\"",
+                );
+                default
+            }
+            Err(error) => {
+                self.error(
+                    format!("`{key}` is \"{text}\""),
+                    error.to_string(),
+                    "give a number with its unit, such as \"15s\" or \"500ms\"",
+                );
+                default
+            }
+        }
+    }
+}
+
+fn numbered(name: &str, index: usize, count: usize) -> String {
+    if count > 1 {
+        format!("{name}-{}", index + 1)
+    } else {
+        name.to_owned()
+    }
+}
+
+/// No step of a connection may take longer, whatever the file says.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -1,0 +1,156 @@
+//! The configuration as it is meant: paths absolute, durations typed, rules compiled. After [`Config::load`]
+//! nothing is checked again; `check`, the start and a reload run exactly this code.
+
+mod file;
+mod flags;
+mod meaning;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use protocol::policy::Policy;
+use tracing::level_filters::LevelFilter;
+
+use crate::net::{ListenAddress, PostgresAddress, Target};
+use crate::problem::Problem;
+
+pub(crate) use flags::{ClientFlags, ServerFlags};
+
+/// Where a configuration comes from, so that a reload can read it again.
+#[derive(Debug)]
+pub(crate) enum Source {
+    File(PathBuf),
+    Server(ServerFlags),
+    Client(ClientFlags),
+}
+
+/// Everything the daemon needs to know, checked.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) identity: IdentityFiles,
+    pub(crate) tunnels: Vec<Tunnel>,
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) log: Log,
+    /// What works but deserves a look: a rule that can never match, a listener open to every local user.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// This node's certificate, key, trusted CAs and CRLs, as absolute paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IdentityFiles {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) ca: PathBuf,
+    pub(crate) crl: Option<PathBuf>,
+    pub(crate) crl_expiry: CrlExpiry,
+}
+
+/// What an expired CRL means. An expired CRL is the commonest outage that people make for themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CrlExpiry {
+    Warn,
+    Enforce,
+}
+
+/// One listener and what it forwards to.
+#[derive(Debug, Clone)]
+pub(crate) struct Tunnel {
+    /// `server`, `client`, or with a number where there are several.
+    pub(crate) name: String,
+    pub(crate) listen: ListenAddress,
+    pub(crate) side: Side,
+}
+
+/// Which end of the TLS connection a tunnel is.
+#[derive(Debug, Clone)]
+pub(crate) enum Side {
+    Server(Server),
+    Client(Client),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) postgres: PostgresAddress,
+    pub(crate) policy: Policy,
+    pub(crate) plain_cancel: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) targets: Vec<Target>,
+    /// Numeric ids and names of the OS users that may use the Unix socket; none on a TCP listener.
+    pub(crate) os_users: Option<Vec<(u32, String)>>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) negotiation: SslNegotiation,
+    pub(crate) tls12: bool,
+}
+
+/// How a client tunnel opens TLS; the names are libpq's (`sslnegotiation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SslNegotiation {
+    /// The ClientHello at once, ALPN `postgresql`: a pgtlsproxy, or PostgreSQL 17 and later.
+    Direct,
+    /// SSLRequest first: any PostgreSQL with `ssl = on`.
+    Postgres,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Sessions of the whole process.
+    pub(crate) sessions: usize,
+    /// Connections that have not yet shown a valid startup; the oldest gives way to a new one.
+    pub(crate) handshakes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// From accept to the whole startup.
+    pub(crate) handshake: Duration,
+    /// A server tunnel's dial of PostgreSQL.
+    pub(crate) dial: Duration,
+    /// A client tunnel's whole way from dial to the forwarded startup, divided among its targets.
+    pub(crate) connect: Duration,
+    /// The wait for the upstream's first message after the startup was forwarded.
+    pub(crate) answer: Duration,
+    /// How long a TLS peer may acknowledge nothing.
+    pub(crate) dead_peer: Duration,
+    /// How long sessions live on after SIGTERM.
+    pub(crate) drain: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Log {
+    pub(crate) level: LevelFilter,
+    pub(crate) format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// Reads `source` and gives its meaning, or every error found.
+    pub(crate) fn load(source: &Source) -> Result<Self, Vec<Problem>> {
+        let (file, base) = match source {
+            Source::File(path) => {
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                let base = absolute.parent().map(PathBuf::from).unwrap_or_default();
+                (
+                    file::File::load(path).map_err(|problem| vec![problem])?,
+                    base,
+                )
+            }
+            Source::Server(flags) => (flags.to_file(), current_directory()),
+            Source::Client(flags) => (flags.to_file(), current_directory()),
+        };
+        meaning::interpret(file, &base)
+    }
+}
+
+fn current_directory() -> PathBuf {
+    // Without one, relative paths stay relative, which the system resolves the same way.
+    std::env::current_dir().unwrap_or_default()
+}

@@ -1,0 +1,220 @@
+//! The process from start to end: checks, listeners, signals, reload, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::config::{Config, Limits, Source};
+use crate::flood::Flood;
+use crate::logging;
+use crate::net::Listener;
+use crate::problem::Problem;
+use crate::reload::{Checked, Reloader, load, log_warnings};
+use crate::session::{Registry, Shared, shutdown_farewell};
+use crate::tunnel::Tunnel;
+use crate::waiting::WaitingRoom;
+
+/// Plaintext cancels that may be on their way at once, per tunnel.
+const PLAIN_CANCELS: usize = 4;
+/// After the farewell: sessions bound themselves to less.
+const LAST_SESSIONS: Duration = Duration::from_secs(5);
+
+/// Runs until a signal ends it.
+pub(crate) fn run(source: Source) -> Result<(), Vec<Problem>> {
+    let checked = load(&source)?;
+    let level = logging::start(checked.config.log);
+    log_warnings(&checked.warnings);
+    let limits = fitting(checked.config.limits, raise_descriptor_limit());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            vec![Problem::new(
+                "C10",
+                "the process cannot start its threads",
+                error.to_string(),
+                "look at this unit's limits (LimitNPROC, TasksMax)",
+            )]
+        })?;
+    let ended = runtime.block_on(serve(source, checked, level, limits));
+    // What is still under way has had its time.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(
+    source: Source,
+    checked: Checked,
+    level: logging::Level,
+    limits: Limits,
+) -> Result<(), Vec<Problem>> {
+    let mut signals = Signals::new()?;
+    let registry = Arc::new(Registry::new(limits.sessions));
+    let room = Arc::new(WaitingRoom::new(limits.handshakes));
+    let listeners = open_listeners(&checked.config)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity = %checked.credentials.identity(),
+        "started"
+    );
+    let drain = checked.config.timeouts.drain;
+    let (mut reloader, settings) = Reloader::new(source, level, &checked);
+    drop(checked);
+    let (close, closing) = watch::channel(false);
+    let mut tunnels = Vec::new();
+    for (listener, settings) in listeners.into_iter().zip(settings) {
+        let tunnel = Tunnel {
+            listener,
+            settings,
+            shared: Arc::new(Shared {
+                registry: Arc::clone(&registry),
+                flood: Arc::new(Flood::new()),
+                plain_cancels: Semaphore::new(PLAIN_CANCELS),
+            }),
+            room: Arc::clone(&room),
+        };
+        tunnels.push(tokio::spawn(tunnel.run(closing.clone())));
+    }
+    while signals.next().await == Asked::Reload {
+        reloader.reload();
+    }
+    close.send_replace(true);
+    for tunnel in tunnels {
+        // It ends at the word, and closes its listener; a panic in it is logged by the runtime.
+        let _ = tunnel.await;
+    }
+    tokio::select! {
+        () = end_sessions(&registry, drain) => {}
+        () = signals.ended() => info!("a second signal: ending at once"),
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Opens every listener or none: one that cannot be opened ends the start.
+fn open_listeners(config: &Config) -> Result<Vec<Listener>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut listeners = Vec::new();
+    for tunnel in &config.tunnels {
+        match Listener::bind(&tunnel.listen) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => problems.push(Problem::new(
+                "N10",
+                format!("{} cannot listen on {}", tunnel.name, error.address),
+                error.source.to_string(),
+                error.way_out,
+            )),
+        }
+    }
+    if problems.is_empty() {
+        Ok(listeners)
+    } else {
+        Err(problems)
+    }
+}
+
+/// Lets sessions go on for a while, then ends them with a word at a message boundary.
+async fn end_sessions(registry: &Registry, drain: Duration) {
+    let sessions = registry.len();
+    if sessions > 0 {
+        info!(sessions, seconds = drain.as_secs_f64(), "draining");
+    }
+    if timeout(drain, registry.emptied()).await.is_ok() {
+        return;
+    }
+    registry.close(&shutdown_farewell());
+    if timeout(LAST_SESSIONS, registry.emptied()).await.is_err() {
+        warn!(
+            sessions = registry.len(),
+            "sessions that did not end in time are cut off"
+        );
+    }
+}
+
+/// What a signal asks for.
+#[derive(PartialEq, Eq)]
+enum Asked {
+    Reload,
+    End,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Vec<Problem>> {
+        let open = |kind| {
+            signal(kind).map_err(|error| {
+                vec![Problem::new(
+                    "C10",
+                    "the process cannot receive signals",
+                    error.to_string(),
+                    "start it again",
+                )]
+            })
+        };
+        Ok(Self {
+            hangup: open(SignalKind::hangup())?,
+            terminate: open(SignalKind::terminate())?,
+            interrupt: open(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+        }
+    }
+
+    async fn ended(&mut self) {
+        while self.next().await != Asked::End {}
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and gives it. Two descriptors a session are soon more than
+/// the usual 1024.
+fn raise_descriptor_limit() -> u64 {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard)
+        }
+        Ok((soft, _)) => soft,
+        Err(_) => 1024,
+    }
+}
+
+/// Limits that the process' descriptors suffice for: a session takes four (two sockets, each watched through a second
+/// descriptor), a handshake one, and some are needed for files.
+fn fitting(limits: Limits, descriptors: u64) -> Limits {
+    const FOR_FILES: usize = 64;
+    let available = usize::try_from(descriptors)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(FOR_FILES);
+    let sessions = limits.sessions.min((available / 8).max(1));
+    let handshakes = limits
+        .handshakes
+        .min(available.saturating_sub(sessions * 4).max(1));
+    let fitting = Limits {
+        sessions,
+        handshakes,
+    };
+    if fitting != limits {
+        warn!(
+            descriptors,
+            sessions,
+            handshakes,
+            "the limit of open files (ulimit -n, LimitNOFILE) allows less than was configured"
+        );
+    }
+    fitting
+}

@@ -1,0 +1,174 @@
+//! One stream type for TCP and Unix sockets, with the socket options every connection gets.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nix::unistd::{Uid, User};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected socket.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Who is at the other end of an accepted connection, as the kernel tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Peer {
+    Tcp(SocketAddr),
+    /// The OS user that connected (SO_PEERCRED, unix(7)); `pid` is 0 where the kernel does not say.
+    Unix {
+        uid: u32,
+        pid: i32,
+    },
+}
+
+impl Peer {
+    /// The OS user's name for a message, or its number where the host knows none. Looks it up outside the runtime's
+    /// threads, since that may ask a directory service.
+    pub(crate) async fn os_user(self) -> String {
+        let Self::Unix { uid, .. } = self else {
+            return String::new();
+        };
+        let looked_up = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid)));
+        match looked_up.await {
+            Ok(Ok(Some(user))) => user.name,
+            _ => uid.to_string(),
+        }
+    }
+}
+
+impl Stream {
+    /// Turns off Nagle's algorithm: a status update must not wait for an acknowledgement (tcp(7)).
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nodelay(true),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Lets the kernel notice a peer that is gone, idle or busy: keepalive probes and TCP_USER_TIMEOUT.
+    /// The third case, a peer behind a closed window, is watched by [`super::dead_peer`].
+    pub(crate) fn notice_dead_peer(&self, within: Duration) -> io::Result<()> {
+        let Self::Tcp(stream) = self else {
+            return Ok(());
+        };
+        let socket = SockRef::from(stream);
+        // The kernel counts in whole seconds here: first probe after a third, then often enough to be sure in time.
+        let idle = Duration::from_secs((within.as_secs() / 3).max(1));
+        let interval = Duration::from_secs((within.as_secs() / 6).max(1));
+        let keepalive = TcpKeepalive::new()
+            .with_time(idle)
+            .with_interval(interval)
+            .with_retries(4);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(within))
+    }
+
+    /// Ends the connection so that the peer sees an abort, never a clean end: a reset on TCP, on a Unix socket,
+    /// which has none, a bare close.
+    pub(crate) fn abort(self) {
+        if let Self::Tcp(stream) = &self {
+            // Closing with a zero linger time sends RST (RFC 9293, 3.10.5; socket(7)). If it fails, the socket is gone.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Whether bytes lie ready that nobody has asked for. Takes one of them: the caller refuses the connection then.
+    pub(crate) fn has_sent_more(&self) -> bool {
+        let mut byte = [0];
+        let read = match self {
+            Self::Tcp(stream) => stream.try_read(&mut byte),
+            Self::Unix(stream) => stream.try_read(&mut byte),
+        };
+        matches!(read, Ok(1..))
+    }
+}
+
+/// Ends a connection so that what was sent last arrives: a peer that still sends would otherwise be answered with a
+/// reset, which throws away what it has not read yet (RFC 9293, 3.10.4). Bounded in bytes; the caller bounds the time.
+pub(crate) async fn linger<S>(stream: &mut S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    const MOST: usize = 256 * 1024;
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut discarded = 0;
+    let mut scratch = [0; 1024];
+    while discarded < MOST {
+        match stream.read(&mut scratch).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => discarded += n,
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What is wrong before any connection exists: in the configuration, a file, a certificate, an address.
+//! Three parts for the person who reads it: what happened, why, what to do.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// One finding of `check`, and the error of every command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Problem {
+    /// Stable id for scripts and the manual.
+    pub(crate) id: &'static str,
+    pub(crate) severity: Severity,
+    pub(crate) what: String,
+    pub(crate) why: String,
+    pub(crate) way_out: String,
+}
+
+/// How bad a [`Problem`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Severity {
+    /// Replication does not or will not flow, or is not safe.
+    Error,
+    /// It works, and somebody should look at it.
+    Warning,
+}
+
+impl Problem {
+    pub(crate) fn new(
+        id: &'static str,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        way_out: impl Into<String>,
+    ) -> Self {
+        Self {
+            id,
+            severity: Severity::Error,
+            what: what.into(),
+            why: why.into(),
+            way_out: way_out.into(),
+        }
+    }
+
+    pub(crate) fn warning(self) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
+    }
+
+    pub(crate) fn into_error(self) -> Self {
+        Self {
+            severity: Severity::Error,
+            ..self
+        }
+    }
+
+    pub(crate) fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.what, self.id)?;
+        if !self.why.is_empty() {
+            write!(f, "\n  why: {}", self.why)?;
+        }
+        write!(f, "\n  do:  {}", self.way_out)
+    }
+}

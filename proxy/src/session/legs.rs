@@ -1,0 +1,104 @@
+//! What one connection goes by: the settings of its tunnel, taken when it was accepted. A reload never changes a
+//! session half-way.
+
+use std::sync::Arc;
+
+use protocol::error_response::{Refusal, SqlState};
+use protocol::policy::{OsUserPolicy, Policy};
+use tokio::sync::Semaphore;
+
+use super::registry::Registry;
+use crate::config::{self, Side, SslNegotiation, Timeouts};
+use crate::flood::Flood;
+use crate::net::{PostgresAddress, Target};
+use crate::tls::Credentials;
+
+/// A tunnel as its connections see it: two legs, and the limits.
+pub(crate) struct Settings {
+    pub(crate) name: Arc<str>,
+    pub(crate) downstream: DownstreamLeg,
+    pub(crate) upstream: UpstreamLeg,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// What a tunnel keeps from its start to its end, whatever is reloaded.
+pub(crate) struct Shared {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) flood: Arc<Flood>,
+    /// Plaintext cancels on their way; more at once are dropped, since anybody may send them.
+    pub(crate) plain_cancels: Semaphore,
+}
+
+pub(crate) enum DownstreamLeg {
+    Plain {
+        /// None: a TCP listener, where every local process is let in.
+        os_users: Option<OsUserPolicy>,
+    },
+    Mtls {
+        credentials: Arc<Credentials>,
+        policy: Policy,
+        plain_cancel: bool,
+    },
+}
+
+pub(crate) enum UpstreamLeg {
+    Plain {
+        postgres: PostgresAddress,
+    },
+    Mtls {
+        credentials: Arc<Credentials>,
+        targets: Vec<Target>,
+        server_name: Option<String>,
+        negotiation: SslNegotiation,
+        tls12: bool,
+    },
+}
+
+impl Settings {
+    pub(crate) fn new(
+        tunnel: &config::Tunnel,
+        timeouts: Timeouts,
+        credentials: &Arc<Credentials>,
+    ) -> Self {
+        let (downstream, upstream) = match &tunnel.side {
+            Side::Server(server) => (
+                DownstreamLeg::Mtls {
+                    credentials: Arc::clone(credentials),
+                    policy: server.policy.clone(),
+                    plain_cancel: server.plain_cancel,
+                },
+                UpstreamLeg::Plain {
+                    postgres: server.postgres.clone(),
+                },
+            ),
+            Side::Client(client) => (
+                DownstreamLeg::Plain {
+                    os_users: client.os_users.clone().map(OsUserPolicy::new),
+                },
+                UpstreamLeg::Mtls {
+                    credentials: Arc::clone(credentials),
+                    targets: client.targets.clone(),
+                    server_name: client.server_name.clone(),
+                    negotiation: client.negotiation,
+                    tls12: client.tls12,
+                },
+            ),
+        };
+        Self {
+            name: tunnel.name.as_str().into(),
+            downstream,
+            upstream,
+            timeouts,
+        }
+    }
+}
+
+/// What frontends are told when this process is stopped (SQLSTATE 57P01, as PostgreSQL's own shutdown).
+pub(crate) fn shutdown_farewell() -> Refusal {
+    Refusal::new(
+        "D02",
+        SqlState::ADMIN_SHUTDOWN,
+        "terminating connection: this proxy is being stopped",
+    )
+    .hint("the connection can be made again when the proxy runs again")
+}

@@ -1,0 +1,267 @@
+//! One connection from accept to close. The whole line is [`converse`]; each step takes what the last one gave.
+
+mod authentication;
+mod downstream;
+mod end;
+mod legs;
+mod observer;
+mod record;
+mod registry;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::negotiation::Request;
+use protocol::policy::{Permit, authorise_cancel, permit_local};
+use protocol::startup::{CancelRequest, StartupMessage};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use downstream::Opened;
+use end::End;
+use legs::DownstreamLeg;
+use observer::Observer;
+use record::SessionRecord;
+use registry::KeyOwner;
+
+use crate::net::{Peer, Stream};
+use crate::relay::{self, Half, Wire};
+use crate::waiting::Slot;
+
+pub(crate) use legs::{Settings, Shared, shutdown_farewell};
+pub(crate) use registry::Registry;
+
+/// How long PostgreSQL may take to act on a cancel request and close.
+const CANCEL_TAKES: Duration = Duration::from_secs(10);
+
+/// A connection just accepted, with its place among the handshakes and the settings of that moment.
+pub(crate) struct Accepted {
+    pub(crate) stream: Stream,
+    pub(crate) peer: Peer,
+    pub(crate) slot: Slot,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// Serves one connection and logs one line of it.
+pub(crate) async fn serve(accepted: Accepted) {
+    let mut record = SessionRecord::new(
+        Arc::clone(&accepted.settings.name),
+        Arc::clone(&accepted.shared.flood),
+        accepted.peer,
+    );
+    let end = converse(accepted, &mut record).await;
+    record.finish(&end);
+}
+
+async fn converse(accepted: Accepted, record: &mut SessionRecord) -> End {
+    let Accepted {
+        stream,
+        peer,
+        slot,
+        settings,
+        shared,
+    } = accepted;
+    let opened = match admit(stream, peer, slot, &settings, record).await {
+        Ok(opened) => opened,
+        Err(end) => return end,
+    };
+    record.asked(&opened.request);
+    match opened.request {
+        Request::Startup(_) => Box::pin(session(opened, peer, &settings, &shared, record)).await,
+        Request::Cancel(_) => Box::pin(cancel(opened, peer, &settings, &shared, record)).await,
+    }
+}
+
+/// Opens the connection, unless its address is refused or it must give way.
+async fn admit(
+    stream: Stream,
+    peer: Peer,
+    slot: Slot,
+    settings: &Settings,
+    record: &mut SessionRecord,
+) -> Result<Opened, End> {
+    if let (DownstreamLeg::Mtls { policy, .. }, Peer::Tcp(address)) = (&settings.downstream, peer)
+        && !policy.address_may_connect(address.ip())
+    {
+        return Err(End::AddressRefused);
+    }
+    let prepared = stream.prepare().and_then(|()| match settings.downstream {
+        DownstreamLeg::Mtls { .. } => stream.notice_dead_peer(settings.timeouts.dead_peer),
+        DownstreamLeg::Plain { .. } => Ok(()),
+    });
+    if let Err(error) = prepared {
+        return Err(End::Left {
+            stage: end::Stage::Startup,
+            error,
+        });
+    }
+    let limit = slot.limit();
+    let opening = downstream::open(
+        stream,
+        &settings.downstream,
+        settings.timeouts.handshake,
+        record,
+    );
+    tokio::select! {
+        opened = opening => opened,
+        () = slot.evicted() => Err(End::Evicted { limit }),
+    }
+}
+
+/// Authorise, take a place, reach the upstream, relay.
+async fn session(
+    opened: Opened,
+    peer: Peer,
+    settings: &Settings,
+    shared: &Shared,
+    record: &mut SessionRecord,
+) -> End {
+    let permit = match authorise(&opened, peer, &settings.downstream).await {
+        Ok(permit) => permit,
+        Err(end) => return refused(opened, end).await,
+    };
+    let place = match shared
+        .registry
+        .enter(&settings.name, opened.identity.clone())
+    {
+        Ok(place) => place,
+        Err(refusal) => return refused(opened, End::Refused(Box::new(refusal))).await,
+    };
+    record.live(&place.live);
+    let mut stop = place.stop.clone();
+    let upstream = tokio::select! {
+        reached = upstream::connect(permit, settings, &opened.request, None, record) => reached,
+        _ = stop.told() => Err(End::Refused(Box::new(shutdown_farewell()))),
+    };
+    let upstream = match upstream {
+        Ok(upstream) => upstream,
+        Err(end) => return refused(opened, end).await,
+    };
+    if let Some(target) = &upstream.target {
+        place.live.went_to(target);
+    }
+    record.joined();
+    let downstream = Half {
+        wire: opened.wire,
+        read_ahead: Vec::new(),
+    };
+    let observer = Observer::new(Arc::clone(&place.live));
+    End::Relayed(
+        relay::run(
+            downstream,
+            upstream.half,
+            observer,
+            place.stop.clone(),
+            settings.timeouts.dead_peer,
+            &place.live.traffic,
+        )
+        .await,
+    )
+}
+
+/// The policy's verdict on a startup; the only way to a [`Permit`].
+async fn authorise(opened: &Opened, peer: Peer, leg: &DownstreamLeg) -> Result<Permit, End> {
+    let Request::Startup(startup) = &opened.request else {
+        return Err(End::CancelUnknown);
+    };
+    let startup: &StartupMessage = startup;
+    let verdict = match (leg, &opened.identity, peer) {
+        (DownstreamLeg::Mtls { policy, .. }, Some(identity), Peer::Tcp(address)) => {
+            policy.authorise(identity, Some(address.ip()), startup)
+        }
+        (DownstreamLeg::Mtls { policy, .. }, Some(identity), Peer::Unix { .. }) => {
+            policy.authorise(identity, None, startup)
+        }
+        // Only a cancel gets past a TLS listener without an identity.
+        (DownstreamLeg::Mtls { .. }, None, _) => return Err(End::CancelUnknown),
+        (
+            DownstreamLeg::Plain {
+                os_users: Some(users),
+            },
+            _,
+            Peer::Unix { uid, .. },
+        ) => users.authorise(uid, &peer.os_user().await, startup),
+        (DownstreamLeg::Plain { .. }, _, _) => Ok(permit_local(startup)),
+    };
+    verdict.map_err(|refusal| End::Refused(Box::new(refusal)))
+}
+
+/// Forwards a cancel whose key belongs to a live session of the same tunnel and identity, to where that session went.
+/// Whatever comes of it, the answer is a silent close, as PostgreSQL's is.
+async fn cancel(
+    opened: Opened,
+    peer: Peer,
+    settings: &Settings,
+    shared: &Shared,
+    record: &mut SessionRecord,
+) -> End {
+    let Request::Cancel(request) = &opened.request else {
+        return End::CancelUnknown;
+    };
+    let request: &CancelRequest = request;
+    if let (
+        DownstreamLeg::Plain {
+            os_users: Some(users),
+        },
+        Peer::Unix { uid, .. },
+    ) = (&settings.downstream, peer)
+        && users.authorise_cancel(uid).is_none()
+    {
+        return End::CancelUnknown;
+    }
+    let plain_on_tls =
+        matches!(settings.downstream, DownstreamLeg::Mtls { .. }) && opened.identity.is_none();
+    let _turn = if plain_on_tls {
+        match shared.plain_cancels.try_acquire() {
+            Ok(turn) => Some(turn),
+            Err(_) => return End::CancelUnknown,
+        }
+    } else {
+        None
+    };
+    let owners = shared.registry.owners_of(&settings.name, &request.key);
+    let permitted = owners
+        .into_iter()
+        .find_map(|KeyOwner { identity, target }| {
+            let asking = opened.identity.as_deref();
+            // With plain_cancel the key itself is the credential, as it is in PostgreSQL.
+            let owner = if plain_on_tls {
+                None
+            } else {
+                identity.as_deref()
+            };
+            Some((authorise_cancel(asking, owner)?, target))
+        });
+    let end = match permitted {
+        None => End::CancelUnknown,
+        Some((permit, target)) => {
+            match upstream::connect(permit, settings, &opened.request, target.as_ref(), record)
+                .await
+            {
+                Ok(upstream) => {
+                    wait_for_close(upstream.half.wire).await;
+                    End::Cancelled
+                }
+                Err(end) => end,
+            }
+        }
+    };
+    opened.refuse(None).await;
+    end
+}
+
+/// psql waits for the close of its cancel connection as the sign that the request was acted on.
+async fn wait_for_close(mut wire: Wire) {
+    let mut nothing = [0; 64];
+    let _ = timeout(CANCEL_TAKES, async {
+        while matches!(wire.read(&mut nothing).await, Ok(1..)) {}
+    })
+    .await;
+}
+
+async fn refused(opened: Opened, end: End) -> End {
+    opened.refuse(end.refusal()).await;
+    end
+}

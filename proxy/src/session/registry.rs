@@ -1,0 +1,174 @@
+//! The live sessions, and the handle that ends one with a reason. Cancel, drain and (later) revocation and status go
+//! through it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use protocol::error_response::{Refusal, SqlState};
+use protocol::identity::Identity;
+use protocol::startup::CancelKey;
+use tokio::sync::{Notify, watch};
+
+use crate::net::Target;
+use crate::relay::{Farewell, Stop, Traffic};
+
+/// A session that was authorised and has not ended.
+pub(crate) struct Live {
+    tunnel: Arc<str>,
+    identity: Option<Arc<Identity>>,
+    /// Known once the backend has sent BackendKeyData.
+    cancel_key: Mutex<Option<CancelKey>>,
+    /// Which of several targets the session went to: a cancel must go to the same.
+    target: OnceLock<Target>,
+    pub(crate) traffic: Traffic,
+    stop: watch::Sender<Option<Farewell>>,
+}
+
+impl Live {
+    pub(crate) fn learn_cancel_key(&self, key: CancelKey) {
+        *lock(&self.cancel_key) = Some(key);
+    }
+
+    pub(crate) fn backend_pid(&self) -> Option<u32> {
+        lock(&self.cancel_key).as_ref().map(CancelKey::pid)
+    }
+
+    pub(crate) fn went_to(&self, target: &Target) {
+        // Set once: a session never changes its upstream.
+        let _ = self.target.set(target.clone());
+    }
+}
+
+/// All live sessions of the process.
+pub(crate) struct Registry {
+    limit: usize,
+    sessions: Mutex<Sessions>,
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct Sessions {
+    next: u64,
+    live: HashMap<u64, Arc<Live>>,
+    /// Set by drain: who comes later is turned away.
+    closing: bool,
+}
+
+/// A place in the registry, given up on drop.
+pub(crate) struct Place {
+    registry: Arc<Registry>,
+    number: u64,
+    pub(crate) live: Arc<Live>,
+    pub(crate) stop: Stop,
+}
+
+/// The owner of a cancel key.
+pub(crate) struct KeyOwner {
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) target: Option<Target>,
+}
+
+impl Registry {
+    /// A registry for at most `limit` sessions.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            sessions: Mutex::default(),
+            ended: Notify::new(),
+        }
+    }
+
+    /// Takes a place for a session that was authorised.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        tunnel: &Arc<str>,
+        identity: Option<Arc<Identity>>,
+    ) -> Result<Place, Refusal> {
+        let mut sessions = lock(&self.sessions);
+        if sessions.closing {
+            return Err(Refusal::new(
+                "D01",
+                SqlState::CANNOT_CONNECT_NOW,
+                "this proxy is shutting down",
+            ));
+        }
+        if sessions.live.len() >= self.limit {
+            return Err(Refusal::new(
+                "L01",
+                SqlState::TOO_MANY_CONNECTIONS,
+                format!("all {} sessions are taken", self.limit),
+            )
+            .hint(
+                "raise limits.sessions in pgtlsproxy.toml and restart, or find out who holds them",
+            ));
+        }
+        let (stop, told) = Stop::channel();
+        let live = Arc::new(Live {
+            tunnel: Arc::clone(tunnel),
+            identity,
+            cancel_key: Mutex::default(),
+            target: OnceLock::new(),
+            traffic: Traffic::default(),
+            stop,
+        });
+        let number = sessions.next;
+        sessions.next += 1;
+        sessions.live.insert(number, Arc::clone(&live));
+        Ok(Place {
+            registry: Arc::clone(self),
+            number,
+            live,
+            stop: told,
+        })
+    }
+
+    /// The live sessions of `tunnel` that `key` belongs to: one, unless two upstreams happened to choose the same key.
+    pub(crate) fn owners_of(&self, tunnel: &str, key: &CancelKey) -> Vec<KeyOwner> {
+        lock(&self.sessions)
+            .live
+            .values()
+            .filter(|live| &*live.tunnel == tunnel && lock(&live.cancel_key).as_ref() == Some(key))
+            .map(|live| KeyOwner {
+                identity: live.identity.clone(),
+                target: live.target.get().cloned(),
+            })
+            .collect()
+    }
+
+    /// Tells every session to end, and lets no new one in.
+    pub(crate) fn close(&self, farewell: &Refusal) {
+        let words: Farewell = farewell.encode().into();
+        let mut sessions = lock(&self.sessions);
+        sessions.closing = true;
+        for live in sessions.live.values() {
+            live.stop.send_replace(Some(Arc::clone(&words)));
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.sessions).live.len()
+    }
+
+    /// Completes when no session is left.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.len() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.registry.sessions).live.remove(&self.number);
+        self.registry.ended.notify_waiters();
+    }
+}
+
+/// What is behind these locks is whole at every moment, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,444 @@
+//! This node's certificate, key, trusted CAs and CRLs: read from files, judged, and made ready for handshakes.
+//! `check`, the start and every reload load them here; what fails to load is published nowhere.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use protocol::certificate::{
+    Certificate, Crl, Fault, Use, bundle_faults, crl_faults, faults, leads_to,
+};
+use protocol::identity::Identity;
+use rustls_pki_types::pem::{Error as PemError, PemObject};
+use tokio_rustls::rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime,
+};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
+use zeroize::Zeroizing;
+
+use super::explain::{explain_handshake, now};
+use super::provider::provider;
+use crate::config::{CrlExpiry, IdentityFiles};
+use crate::problem::Problem;
+
+/// No certificate, key or CRL file is larger; what is, is the wrong file.
+const LARGEST_FILE: u64 = 16 * 1024 * 1024;
+
+/// Everything a handshake needs. Cheap to clone through its `Arc`s; never shows the key.
+pub(crate) struct Credentials {
+    identity: Identity,
+    certified: Arc<CertifiedKey>,
+    client_verifier: Arc<dyn ClientCertVerifier>,
+    server_verifier: Arc<WebPkiServerVerifier>,
+}
+
+/// Credentials that can be used, and what deserves a look all the same.
+pub(crate) struct Loaded {
+    pub(crate) credentials: Credentials,
+    pub(crate) warnings: Vec<Problem>,
+}
+
+impl Credentials {
+    /// Reads and judges all files, or says everything that is wrong with them.
+    pub(crate) fn load(files: &IdentityFiles) -> Result<Loaded, Vec<Problem>> {
+        let mut findings = Findings::default();
+        let chain = findings.certificates(&files.cert, "certificate");
+        let key = findings.key(&files.key);
+        let cas = findings.certificates(&files.ca, "CA certificate");
+        let crls = match &files.crl {
+            Some(path) => findings.crls(path),
+            None => Some(Vec::new()),
+        };
+        let (Some(chain), Some(cas), Some(crls)) = (chain, cas, crls) else {
+            return Err(findings.errors);
+        };
+        findings.judge(files, &chain, &cas, &crls);
+        let certified = key.and_then(|key| findings.certified(files, &chain, key));
+        let verifiers = findings.verifiers(files, &cas, &crls);
+        let (Some(certified), Some((client_verifier, server_verifier))) = (certified, verifiers)
+        else {
+            return Err(findings.errors);
+        };
+        let Some(identity) = chain.first().and_then(|leaf| Identity::parse(leaf).ok()) else {
+            return Err(findings.errors);
+        };
+        if findings.errors.is_empty() {
+            findings.verify_own(files, &chain, client_verifier.as_ref());
+        }
+        if findings.errors.is_empty() {
+            Ok(Loaded {
+                credentials: Self {
+                    identity,
+                    certified,
+                    client_verifier,
+                    server_verifier,
+                },
+                warnings: findings.warnings,
+            })
+        } else {
+            Err(findings.errors)
+        }
+    }
+
+    /// Who we are.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.client_verifier)
+    }
+
+    pub(super) fn server_verifier(&self) -> Arc<WebPkiServerVerifier> {
+        Arc::clone(&self.server_verifier)
+    }
+
+    pub(super) fn server_resolver(&self) -> Arc<dyn ResolvesServerCert> {
+        Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified)))
+    }
+
+    pub(super) fn client_resolver(&self) -> Arc<dyn ResolvesClientCert> {
+        Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified)))
+    }
+}
+
+#[derive(Default)]
+struct Findings {
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Findings {
+    fn error(&mut self, id: &'static str, what: String, why: impl Into<String>, way_out: &str) {
+        self.errors.push(Problem::new(id, what, why, way_out));
+    }
+
+    fn fault(&mut self, path: &Path, fault: &Fault) {
+        let what = format!("{}: {fault}", path.display());
+        let problem = Problem::new(fault.id(), what, "", fault.way_out());
+        if fault.is_warning() {
+            self.warnings.push(problem.warning());
+        } else {
+            self.errors.push(problem);
+        }
+    }
+
+    fn read(&mut self, path: &Path, kind: &str) -> Option<Vec<u8>> {
+        match read_bounded(path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.error(
+                    "F01",
+                    format!("the {kind} file {} cannot be read", path.display()),
+                    error.to_string(),
+                    "mend the path in the configuration, or let this OS user read the file",
+                );
+                None
+            }
+        }
+    }
+
+    fn certificates(&mut self, path: &Path, kind: &str) -> Option<Vec<CertificateDer<'static>>> {
+        let pem = self.read(path, kind)?;
+        let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        match parsed {
+            Ok(certificates) if !certificates.is_empty() => Some(certificates),
+            Ok(_) => {
+                self.error(
+                    "F02",
+                    format!("{} holds no certificate", path.display()),
+                    "no -----BEGIN CERTIFICATE----- was found",
+                    "put a PEM file there",
+                );
+                None
+            }
+            Err(error) => {
+                self.damaged(path, &error);
+                None
+            }
+        }
+    }
+
+    fn crls(&mut self, path: &Path) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+        let pem = self.read(path, "CRL")?;
+        let parsed: Result<Vec<_>, _> =
+            CertificateRevocationListDer::pem_slice_iter(&pem).collect();
+        match parsed {
+            Ok(crls) if !crls.is_empty() => Some(crls),
+            Ok(_) => {
+                self.error(
+                    "F04",
+                    format!("{} holds no CRL", path.display()),
+                    "no -----BEGIN X509 CRL----- was found",
+                    "put the CA's CRL there (certs-tool crl), or take identity.crl out",
+                );
+                None
+            }
+            Err(error) => {
+                self.damaged(path, &error);
+                None
+            }
+        }
+    }
+
+    fn damaged(&mut self, path: &Path, error: &PemError) {
+        self.error(
+            "F03",
+            format!("{} is damaged", path.display()),
+            error.to_string(),
+            "copy the file again from where it was made",
+        );
+    }
+
+    fn key(&mut self, path: &Path) -> Option<PrivateKeyDer<'static>> {
+        let pem = Zeroizing::new(self.read(path, "key")?);
+        if let Some((why, way_out)) = readable_by_others(path) {
+            self.error(
+                "F05",
+                format!("the key {} is readable by others", path.display()),
+                why,
+                &way_out,
+            );
+        }
+        match PrivateKeyDer::from_pem_slice(&pem) {
+            Ok(key) => Some(key),
+            Err(PemError::NoItemsFound) => {
+                let encrypted = b"ENCRYPTED PRIVATE KEY";
+                let (why, way_out) = if pem
+                    .windows(encrypted.len())
+                    .any(|window| window == encrypted)
+                {
+                    (
+                        "it is encrypted, and a daemon has nobody to ask for the passphrase",
+                        "decrypt it (openssl pkey -in KEY -out NEW) into a file of mode 0600",
+                    )
+                } else {
+                    (
+                        "no -----BEGIN PRIVATE KEY----- was found",
+                        "put a PEM key there",
+                    )
+                };
+                self.error(
+                    "F06",
+                    format!("{} holds no usable key", path.display()),
+                    why,
+                    way_out,
+                );
+                None
+            }
+            Err(error) => {
+                self.damaged(path, &error);
+                None
+            }
+        }
+    }
+
+    /// What can be said without cryptography: dates, purposes, names, who issued what.
+    fn judge(
+        &mut self,
+        files: &IdentityFiles,
+        chain: &[CertificateDer<'_>],
+        cas: &[CertificateDer<'_>],
+        crls: &[CertificateRevocationListDer<'_>],
+    ) {
+        let now = now();
+        let chain = self.parsed(&files.cert, chain);
+        let cas = self.parsed(&files.ca, cas);
+        if let Some((leaf, intermediates)) = chain.split_first() {
+            for fault in faults(leaf, Use::Node, now) {
+                self.fault(&files.cert, &fault);
+            }
+            if let Some(fault) = leads_to(leaf, intermediates, &cas) {
+                self.fault(&files.cert, &fault);
+            }
+        }
+        for fault in bundle_faults(&cas, now) {
+            self.fault(&files.ca, &fault);
+        }
+        if let Some(path) = &files.crl {
+            let mut parsed = Vec::new();
+            for crl in crls {
+                match Crl::parse(crl) {
+                    Ok(crl) => parsed.push(crl),
+                    Err(error) => self.error(
+                        "F03",
+                        format!("{} is damaged", path.display()),
+                        error.to_string(),
+                        "make it again (certs-tool crl)",
+                    ),
+                }
+            }
+            for fault in crl_faults(&parsed, &cas, now) {
+                self.fault(path, &fault);
+                // A warning by itself; where expiry is enforced, every handshake would fail.
+                if matches!(fault, Fault::CrlExpired { .. })
+                    && files.crl_expiry == CrlExpiry::Enforce
+                {
+                    self.errors
+                        .extend(self.warnings.pop().map(Problem::into_error));
+                }
+            }
+        }
+    }
+
+    fn parsed(&mut self, path: &Path, certificates: &[CertificateDer<'_>]) -> Vec<Certificate> {
+        let mut parsed = Vec::new();
+        for certificate in certificates {
+            match Certificate::parse(certificate) {
+                Ok(certificate) => parsed.push(certificate),
+                Err(error) => self.error(
+                    "F03",
+                    format!("{} holds a damaged certificate", path.display()),
+                    error.to_string(),
+                    "copy the file again from where it was made",
+                ),
+            }
+        }
+        parsed
+    }
+
+    fn certified(
+        &mut self,
+        files: &IdentityFiles,
+        chain: &[CertificateDer<'static>],
+        key: PrivateKeyDer<'static>,
+    ) -> Option<Arc<CertifiedKey>> {
+        let signing = match provider().key_provider.load_private_key(key) {
+            Ok(signing) => signing,
+            Err(error) => {
+                self.error(
+                    "F07",
+                    format!("the key {} cannot be used", files.key.display()),
+                    error.to_string(),
+                    "use a P-256, P-384, Ed25519 or RSA key (certs-tool makes P-256)",
+                );
+                return None;
+            }
+        };
+        let certified = CertifiedKey::new(chain.to_vec(), signing);
+        match certified.keys_match() {
+            Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => {
+                Some(Arc::new(certified))
+            }
+            Err(_) => {
+                self.error(
+                    "F08",
+                    format!(
+                        "{} and {} do not belong together",
+                        files.key.display(),
+                        files.cert.display()
+                    ),
+                    "the certificate was issued for another key",
+                    "copy key and certificate from the same issue (certs-tool issue)",
+                );
+                None
+            }
+        }
+    }
+
+    fn verifiers(
+        &mut self,
+        files: &IdentityFiles,
+        cas: &[CertificateDer<'static>],
+        crls: &[CertificateRevocationListDer<'static>],
+    ) -> Option<(Arc<dyn ClientCertVerifier>, Arc<WebPkiServerVerifier>)> {
+        let mut roots = RootCertStore::empty();
+        let (_, unusable) = roots.add_parsable_certificates(cas.iter().cloned());
+        if roots.is_empty() || unusable > 0 {
+            self.error(
+                "T16",
+                format!(
+                    "{} holds a certificate that cannot be a CA",
+                    files.ca.display()
+                ),
+                "its form is not one that TLS can build a chain to",
+                "put the CA's own certificate there (ca.crt)",
+            );
+            return None;
+        }
+        let roots = Arc::new(roots);
+        let mut client =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
+                .with_crls(crls.iter().cloned());
+        let mut server = WebPkiServerVerifier::builder_with_provider(roots, provider())
+            .with_crls(crls.iter().cloned());
+        if files.crl_expiry == CrlExpiry::Enforce {
+            client = client.enforce_revocation_expiration();
+            server = server.enforce_revocation_expiration();
+        }
+        match (client.build(), server.build()) {
+            (Ok(client), Ok(server)) => Some((client, server)),
+            (Err(error), _) | (_, Err(error)) => {
+                let path = files.crl.as_ref().unwrap_or(&files.ca);
+                self.error(
+                    "F03",
+                    format!("{} cannot be used", path.display()),
+                    error.to_string(),
+                    "make it again (certs-tool crl)",
+                );
+                None
+            }
+        }
+    }
+
+    /// Our own certificate as the far side will see it: signatures, dates, revocation.
+    fn verify_own(
+        &mut self,
+        files: &IdentityFiles,
+        chain: &[CertificateDer<'_>],
+        verifier: &dyn ClientCertVerifier,
+    ) {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return;
+        };
+        if let Err(error) = verifier.verify_client_cert(leaf, intermediates, UnixTime::now()) {
+            let error = io::Error::other(error);
+            let explained = explain_handshake(&error, Some(leaf), None);
+            let message = explained
+                .message
+                .replace("the client's certificate", "our certificate");
+            self.error(
+                explained.id,
+                format!("{}: {message}", files.cert.display()),
+                "the far side would refuse it",
+                explained
+                    .hint
+                    .as_deref()
+                    .unwrap_or("issue it again with certs-tool"),
+            );
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(LARGEST_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is larger than 16 MiB",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// PostgreSQL's own rule for its server key: 0600, or 0640 if root owns it (runtime manual, "Creating Certificates").
+fn readable_by_others(path: &Path) -> Option<(String, String)> {
+    let metadata = fs::metadata(path).ok()?;
+    let mode = metadata.mode() & 0o777;
+    let allowed = if metadata.uid() == 0 { 0o640 } else { 0o600 };
+    (mode & !allowed != 0).then(|| {
+        (
+            format!("its mode is {mode:04o}"),
+            format!("chmod {allowed:04o} {}", path.display()),
+        )
+    })
+}

@@ -1,0 +1,177 @@
+//! The TLS server's side: reads the ClientHello first, lets its ALPN pick the configuration, then shakes hands and
+//! demands the client's certificate. No tickets, no resumption: a resumed handshake shows no certificate.
+
+use std::io;
+use std::sync::Arc;
+
+use protocol::error_response::{Refusal, SqlState};
+use protocol::identity::Identity;
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::rustls::server::{Acceptor, NoServerSessionStorage};
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::{LazyConfigAcceptor, TlsStream};
+
+use super::explain::explain_handshake;
+use super::hello::{Hello, Watched};
+use super::provider::provider;
+use super::witness::{Shown, Witness};
+use super::{ALPN_NODE, ALPN_POSTGRESQL, Credentials, Established, SessionId};
+use crate::net::{Stream, linger};
+
+/// How the client asked for TLS, which decides what its ALPN must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The ClientHello came first: ALPN is demanded.
+    Direct,
+    /// By SSLRequest: libpq before 17 offers no ALPN then.
+    BySslRequest,
+}
+
+/// Who asks, and with which opening bytes.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: Stream,
+    pub(crate) asked: Asked,
+    /// Bytes of the ClientHello that were read to tell what this is. Never anything that came before it.
+    pub(crate) read: Vec<u8>,
+}
+
+/// A handshake that failed. The peer has been told by a TLS alert; the rest is for our log.
+#[derive(Debug)]
+pub(crate) struct AcceptError {
+    pub(crate) refusal: Box<Refusal>,
+    pub(crate) id: Option<SessionId>,
+}
+
+/// Shakes hands as the server.
+pub(crate) async fn accept(
+    accepted: Accepted,
+    credentials: &Credentials,
+) -> Result<Established, AcceptError> {
+    let stream = Watched::new(accepted.stream, Hello::Read, &accepted.read);
+    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let start = match (&mut acceptor).await {
+        Ok(start) => start,
+        Err(error) => {
+            if let Some(mut stream) = acceptor.take_io() {
+                linger(&mut stream).await;
+            }
+            return Err(AcceptError {
+                refusal: Box::new(explain_handshake(&error, None, None)),
+                id: None,
+            });
+        }
+    };
+    let id = start.io.id();
+    let offered: Vec<&[u8]> = start.client_hello().alpn().into_iter().flatten().collect();
+    if let Err(refusal) = judge_alpn(&offered, accepted.asked) {
+        drop(offered);
+        let mut stream = start.io;
+        // One fatal alert, no_application_protocol (RFC 7301, 3.2), in a record of its own (RFC 8446, 6).
+        const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
+        if stream.write_all(&NO_APPLICATION_PROTOCOL).await.is_ok() {
+            linger(&mut stream).await;
+        }
+        return Err(AcceptError {
+            refusal: Box::new(refusal),
+            id: Some(id),
+        });
+    }
+    drop(offered);
+
+    let shown = Shown::default();
+    let failed = |error: io::Error| AcceptError {
+        refusal: Box::new(explain_handshake(&error, shown.certificate(), None)),
+        id: Some(id),
+    };
+    let config =
+        session_config(credentials, &shown).map_err(|error| failed(io::Error::other(error)))?;
+    let tls = match start.into_stream(config).into_fallible().await {
+        Ok(tls) => TlsStream::from(tls),
+        Err((error, mut stream)) => {
+            linger(&mut stream).await;
+            return Err(failed(error));
+        }
+    };
+    let identity = shown
+        .certificate()
+        .ok_or_else(|| failed(io::Error::other("the client showed no certificate")))
+        .and_then(|der| {
+            Identity::parse(der).map_err(|error| failed(io::Error::other(error.to_string())))
+        })?;
+    Ok(Established {
+        tls: Box::new(tls),
+        identity,
+        id,
+    })
+}
+
+/// Exactly one of our two protocols, and `postgresql` where a session is asked for.
+fn judge_alpn(offered: &[&[u8]], asked: Asked) -> Result<(), Refusal> {
+    let session = offered.contains(&ALPN_POSTGRESQL);
+    let node = offered.contains(&ALPN_NODE);
+    let refusal = |message: &str, hint: &str| {
+        Err(Refusal::new("T31", SqlState::PROTOCOL_VIOLATION, message).hint(hint))
+    };
+    match (session, node, asked) {
+        (true, false, _) => Ok(()),
+        (false, false, Asked::BySslRequest) if offered.is_empty() => Ok(()),
+        (false, true, Asked::Direct) => refusal(
+            "the client asked for the node channel, which this version does not serve",
+            "use a pgtlsproxy of the same version on both hosts",
+        ),
+        (true, true, _) => refusal(
+            "the client offered the protocols of a session and of the node channel at once",
+            "this is no client of ours: look at the address it came from",
+        ),
+        _ => refusal(
+            "the client did not offer the ALPN protocol postgresql",
+            "connect with pgtlsproxy client, or with libpq 17 or later (sslnegotiation=direct)",
+        ),
+    }
+}
+
+/// The configuration for one session: cheap to make, and the only way to let the verifier remember whom it saw.
+fn session_config(
+    credentials: &Credentials,
+    shown: &Shown,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(Witness {
+            shown: shown.clone(),
+            inner: credentials.client_verifier(),
+        }))
+        .with_cert_resolver(credentials.server_resolver());
+    config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alpn_picks_one_protocol_or_none() {
+        let cases: &[(&[&[u8]], Asked, bool)] = &[
+            (&[b"postgresql"], Asked::Direct, true),
+            (&[b"postgresql"], Asked::BySslRequest, true),
+            (&[b"h2", b"postgresql"], Asked::Direct, true),
+            (&[], Asked::BySslRequest, true),
+            (&[], Asked::Direct, false),
+            (&[b"h2"], Asked::BySslRequest, false),
+            (&[b"pgtlsproxy-node/1"], Asked::Direct, false),
+            (&[b"postgresql", b"pgtlsproxy-node/1"], Asked::Direct, false),
+        ];
+        for (offered, asked, accepted) in cases {
+            assert_eq!(
+                judge_alpn(offered, *asked).is_ok(),
+                *accepted,
+                "{offered:?} {asked:?}"
+            );
+        }
+    }
+}

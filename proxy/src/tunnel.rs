@@ -1,0 +1,69 @@
+//! One listener: accept, take a seat among the handshakes, start a session with the settings of this moment.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::net::Listener;
+use crate::session::{self, Accepted, Settings, Shared};
+use crate::waiting::WaitingRoom;
+
+/// When the process has no descriptor or memory left, the kernel would answer the next `accept` the same at once.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A listener with all that its sessions need.
+pub(crate) struct Tunnel {
+    pub(crate) listener: Listener,
+    pub(crate) settings: watch::Receiver<Arc<Settings>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) room: Arc<WaitingRoom>,
+}
+
+impl Tunnel {
+    /// Accepts until `closing` becomes true; then the listener is closed. Sessions go on by themselves.
+    pub(crate) async fn run(self, mut closing: watch::Receiver<bool>) {
+        let name = Arc::clone(&self.settings.borrow().name);
+        let address = self.listener.address();
+        info!(tunnel = &*name, address, "listening");
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                _ = closing.wait_for(|closing| *closing) => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let accepted = Accepted {
+                        stream,
+                        peer,
+                        slot: self.room.enter(),
+                        settings: Arc::clone(&self.settings.borrow()),
+                        shared: Arc::clone(&self.shared),
+                    };
+                    tokio::spawn(session::serve(accepted));
+                }
+                Err(error) => {
+                    if self.shared.flood.admit(&name) {
+                        warn!(tunnel = &*name, %error, "a connection could not be accepted");
+                    }
+                    if is_exhaustion(&error) {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        }
+        info!(tunnel = &*name, address, "no longer listening");
+    }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| {
+        matches!(
+            Errno::from_raw(code),
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM
+        )
+    })
+}
