@@ -4,6 +4,7 @@ mod cli; // arguments, and nothing else
 mod commands; // one per subcommand: gather, decide, show
 mod config; // as written, then as meant
 mod daemon; // starts tunnels and reload; signals; drain
+mod demo; // the main job, shown on this machine
 mod flood; // keeps refused connections from flooding the log
 mod logging; // where the log goes
 mod net; // sockets: listen, dial, options, liveness

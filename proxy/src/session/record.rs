@@ -98,6 +98,7 @@ impl SessionRecord {
             identity = self.identity.as_ref().map(ToString::to_string),
             session = self.request.as_deref(),
             upstream = self.far.as_deref(),
+            tls = self.tls.as_deref(),
             "session open"
         );
     }
