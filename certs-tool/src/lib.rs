@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The CA and the certificates of a group of PostgreSQL nodes, for people at a shell (`certs-tool`) and for
+//! programs (`pgtlsproxy demo`, `setup` and `enrol`).
+//!
+//! - `authority`: makes, opens and uses a CA
+//! - `profile`: what our certificates look like
+//! - `ledger`: what was issued and revoked
+//! - `key`: private keys and their passphrases
+//! - `request`: what somebody else asks to be signed
+//! - `store`: files, their modes, all or nothing
+//! - `report`: dates and failures in words
+//! - `cli`, `commands`: the program
+
+pub mod authority;
+pub mod cli;
+pub mod commands;
+pub mod key;
+pub mod ledger;
+pub mod profile;
+pub mod report;
+pub mod request;
+pub mod store;

@@ -1,0 +1,53 @@
+//! One file per command: gather, decide, show.
+
+mod ca;
+mod crl;
+mod issue;
+mod request;
+mod revoke;
+mod sign;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::authority::{Authority, NewCertificate};
+use crate::cli::{Arguments, CaCommand, Command};
+use crate::key::PassphraseSource;
+use crate::report::{Date, Failure};
+
+/// Does what the arguments say.
+pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let directory = arguments.directory();
+    match arguments.command {
+        Command::Ca(CaCommand::Init(init)) => ca::init(&directory, &init)?,
+        Command::Issue(issue) => issue::run(&directory, issue)?,
+        Command::Request(request) => request::run(&directory, &request)?,
+        Command::Sign(sign) => sign::run(&directory, sign)?,
+        Command::Revoke(revoke) => revoke::run(&directory, &revoke)?,
+        Command::Crl(crl) => crl::run(&directory, &crl)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(directory: &Path, passphrase: &PassphraseSource) -> Result<Authority, Failure> {
+    Authority::open(directory, || {
+        passphrase.ask(&directory.join(crate::authority::CA_KEY))
+    })
+}
+
+/// What was made and where, and nothing more.
+fn show_new(made: &NewCertificate, authority: &Authority) {
+    let until = Date::from_unix(made.certificate.not_after()).day();
+    eprintln!(
+        "Certificate for {}, valid until {until}:",
+        made.certificate.identity()
+    );
+    eprintln!("  {}", made.certificate_path.display());
+    if let Some(key) = &made.key_path {
+        eprintln!("  {}  (secret)", key.display());
+    }
+    if made.cut_short {
+        let ca = authority.certificate().subject();
+        eprintln!("It ends with its CA ({ca}), earlier than its own term would.");
+    }
+}

@@ -1,0 +1,58 @@
+//! `sign`: a certificate for somebody else's key.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::authority::NewNode;
+use crate::cli::Sign;
+use crate::commands::{open, show_new};
+use crate::profile::KeyAlgorithm;
+use crate::report::Failure;
+use crate::request::Request;
+use crate::store;
+
+/// More than any request needs.
+const REQUEST_AT_MOST: u64 = 1 << 20;
+
+pub(super) fn run(directory: &Path, arguments: Sign) -> Result<(), Failure> {
+    let bytes = if arguments.request == Path::new("-") {
+        let mut bytes = Vec::new();
+        let read = std::io::stdin()
+            .take(REQUEST_AT_MOST)
+            .read_to_end(&mut bytes);
+        read.map_err(|error| Failure::new("cannot read standard input", error.to_string(), ""))?;
+        bytes
+    } else {
+        store::read(&arguments.request)?
+    };
+    let request = Request::parse(&bytes, &arguments.request)?;
+    let (period, existing) = (arguments.period(), arguments.existing());
+    let authority = open(directory, &arguments.passphrase())?;
+    let out = arguments.out.as_deref().unwrap_or(directory);
+    let node = NewNode {
+        name: arguments.name,
+        names: arguments.names.san,
+        key_algorithm: KeyAlgorithm::default(),
+        period,
+    };
+    let made = authority.sign(&request, &node, out, existing)?;
+    show_wishes(&request, &node);
+    show_new(&made, &authority);
+    Ok(())
+}
+
+fn show_wishes(request: &Request, node: &NewNode) {
+    let wanted = if request.names().is_empty() {
+        "no names".to_owned()
+    } else {
+        request.names().join(" ")
+    };
+    let given: Vec<String> = node.all_names().iter().map(ToString::to_string).collect();
+    eprintln!("The request asks for {} with {wanted}.", request.subject());
+    if request.names() != given {
+        eprintln!("It gets {} with {}.", node.name, given.join(" "));
+    }
+    if !request.ignored().is_empty() {
+        eprintln!("Asked for and ignored: {}.", request.ignored().join(", "));
+    }
+}

@@ -1,0 +1,162 @@
+//! Failures and dates in words.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+
+/// Why something was not done: what happened, why, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    what: String,
+    why: String,
+    way_out: String,
+}
+
+impl Failure {
+    /// All three parts; an empty one is left out when shown.
+    pub fn new(
+        what: impl Into<String>,
+        why: impl Into<String>,
+        way_out: impl Into<String>,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            why: why.into(),
+            way_out: way_out.into(),
+        }
+    }
+
+    /// A file that could not be read or written.
+    pub(crate) fn file(verb: &str, path: &Path, error: &io::Error) -> Self {
+        let way_out = match error.kind() {
+            io::ErrorKind::NotFound => "check the path; --dir says where the CA is",
+            io::ErrorKind::PermissionDenied => "run it as the user who owns the directory",
+            io::ErrorKind::StorageFull => "make room on the disk; nothing was left half-written",
+            _ => "",
+        };
+        Self::new(
+            format!("cannot {verb} {}", path.display()),
+            error.to_string(),
+            way_out,
+        )
+    }
+
+    /// What happened.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Why.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// What to do.
+    pub fn way_out(&self) -> &str {
+        &self.way_out
+    }
+}
+
+/// Three short lines at most.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        for part in [&self.why, &self.way_out]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+        {
+            write!(f, "\n  {part}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A second of the calendar, in UTC: `2026-11-24T10:00:00Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Date(OffsetDateTime);
+
+impl Date {
+    /// The current second.
+    pub fn now() -> Self {
+        Self::from_unix(OffsetDateTime::now_utc().unix_timestamp())
+    }
+
+    /// From seconds since 1970; what no calendar can say becomes its nearest end.
+    pub fn from_unix(seconds: i64) -> Self {
+        // RFC 3339 and X.509 end with the year 9999, RFC 5280 begins with 1950 in practice.
+        let bounded = seconds.clamp(-2_208_988_800, 253_402_300_799);
+        Self(OffsetDateTime::from_unix_timestamp(bounded).unwrap_or(OffsetDateTime::UNIX_EPOCH))
+    }
+
+    /// Seconds since 1970.
+    pub fn unix(self) -> i64 {
+        self.0.unix_timestamp()
+    }
+
+    /// So many seconds later, or earlier.
+    pub(crate) fn plus(self, seconds: i64) -> Self {
+        Self::from_unix(self.unix().saturating_add(seconds))
+    }
+
+    pub(crate) fn calendar(self) -> OffsetDateTime {
+        self.0
+    }
+
+    /// The day alone: `2026-11-24`.
+    pub fn day(self) -> String {
+        self.0.date().to_string()
+    }
+}
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.format(&Rfc3339).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl From<Date> for String {
+    fn from(date: Date) -> Self {
+        date.to_string()
+    }
+}
+
+impl TryFrom<String> for Date {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for Date {
+    type Err = String;
+
+    /// `2026-11-24` (its first second), `2026-11-24T10:00:00Z`, or `@` and seconds since 1970.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = if let Some(unix) = text.strip_prefix('@') {
+            unix.parse().ok()
+        } else if let Ok(day) = time::Date::parse(text, format_description!("[year]-[month]-[day]"))
+        {
+            Some(day.midnight().assume_utc().unix_timestamp())
+        } else {
+            OffsetDateTime::parse(text, &Rfc3339)
+                .ok()
+                .map(OffsetDateTime::unix_timestamp)
+        };
+        let date = seconds
+            .map(Self::from_unix)
+            .filter(|date| Some(date.unix()) == seconds);
+        date.ok_or_else(|| {
+            format!("`{text}` is no date: 2026-11-24, 2026-11-24T10:00:00Z or @1796119200")
+        })
+    }
+}
