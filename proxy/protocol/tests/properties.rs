@@ -194,9 +194,21 @@ proptest! {
     }
 
     #[test]
-    fn damaged_certificates_are_read_or_refused(
-        data in damaged(Just(include_bytes!("../testdata/names.der").to_vec())),
-    ) {
+    fn damaged_certificates_are_read_or_refused(data in damaged(select(CERTIFICATES.map(<[u8]>::to_vec).to_vec()))) {
         checks::certificate(&data);
     }
+
+    #[test]
+    fn damaged_revocation_lists_are_read_or_refused(
+        data in damaged(Just(include_bytes!("../testdata/ca.crl.der").to_vec())),
+    ) {
+        checks::crl(&data);
+    }
 }
+
+const CERTIFICATES: [&[u8]; 4] = [
+    include_bytes!("../testdata/names.der"),
+    include_bytes!("../testdata/node.der"),
+    include_bytes!("../testdata/ca.der"),
+    include_bytes!("../testdata/hostile.der"),
+];
