@@ -6,8 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use protocol::startup::{
-    CancelKey, CancelRequest, FirstPacket, GSS_ENC_REQUEST, SSL_REQUEST, encode_startup,
-    parse_packet,
+    CancelKey, CancelRequest, GSS_ENC_REQUEST, SSL_REQUEST, StartupMessage, encode_startup,
 };
 
 /// Names and values that mean something here, more often than any others.
@@ -33,17 +32,21 @@ fn word() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+fn parameters() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
+    vec((word(), word()), 0..6).prop_map(|mut parameters| {
+        parameters.insert(0, (b"user".to_vec(), b"rep".to_vec()));
+        parameters
+    })
+}
+
 fn packet() -> impl Strategy<Value = Vec<u8>> {
-    let startup = (vec((word(), word()), 0..6), select(vec![0_u16, 2, 9_999])).prop_map(
-        |(mut parameters, minor)| {
-            parameters.insert(0, (b"user".to_vec(), b"rep".to_vec()));
-            let parameters: Vec<(&[u8], &[u8])> = parameters
-                .iter()
-                .map(|(name, value)| (&name[..], &value[..]))
-                .collect();
-            encode_startup((3, minor), &parameters)
-        },
-    );
+    let startup = (parameters(), select(vec![0_u16, 2, 9_999])).prop_map(|(parameters, minor)| {
+        let pairs: Vec<(&[u8], &[u8])> = parameters
+            .iter()
+            .map(|(name, value)| (&name[..], &value[..]))
+            .collect();
+        encode_startup((3, minor), &pairs)
+    });
     let cancel = (any::<u32>(), vec(any::<u8>(), 4..=256)).prop_filter_map(
         "a legal key",
         |(pid, secret)| {
@@ -146,10 +149,15 @@ proptest! {
     }
 
     #[test]
-    fn legal_packets_are_read(data in packet()) {
-        if let Ok(FirstPacket::Startup(startup)) = parse_packet(&data) {
-            prop_assert_eq!(startup.packet(), &data);
+    fn every_parameter_is_read_back(parameters in parameters()) {
+        let pairs: Vec<(&[u8], &[u8])> = parameters.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        if let Ok(startup) = StartupMessage::new((3, 0), &pairs) {
+            prop_assert_eq!(startup.packet(), encode_startup((3, 0), &pairs));
             prop_assert_eq!(startup.user(), b"rep");
+            for (name, value) in pairs {
+                let Ok(name) = std::str::from_utf8(name) else { continue };
+                prop_assert_eq!(startup.parameter(name), Some(value));
+            }
         }
     }
 
@@ -194,9 +202,21 @@ proptest! {
     }
 
     #[test]
-    fn damaged_certificates_are_read_or_refused(
-        data in damaged(Just(include_bytes!("../testdata/names.der").to_vec())),
-    ) {
+    fn damaged_certificates_are_read_or_refused(data in damaged(select(CERTIFICATES.map(<[u8]>::to_vec).to_vec()))) {
         checks::certificate(&data);
     }
+
+    #[test]
+    fn damaged_revocation_lists_are_read_or_refused(
+        data in damaged(Just(include_bytes!("../testdata/ca.crl.der").to_vec())),
+    ) {
+        checks::crl(&data);
+    }
 }
+
+const CERTIFICATES: [&[u8]; 4] = [
+    include_bytes!("../testdata/names.der"),
+    include_bytes!("../testdata/node.der"),
+    include_bytes!("../testdata/ca.der"),
+    include_bytes!("../testdata/hostile.der"),
+];

@@ -210,7 +210,7 @@ fn every_application_name_must_be_allowed() {
             Some("P07"),
         ),
         (
-            "user=r,replication=true,application_name=standby1,options=-fscApplication_Name=x",
+            "user=r,replication=true,application_name=standby1,options=-ecApplication_Name=x",
             Some("P07"),
         ),
         ("user=r,replication=true,APPLICATION_NAME=x", Some("P07")),

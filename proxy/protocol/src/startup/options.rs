@@ -41,9 +41,9 @@ fn split(options: &[u8]) -> Vec<Vec<u8>> {
 /// The application names that one argument of `options` could set.
 ///
 /// PostgreSQL reads them with getopt: `-c name=value`, `-cname=value`, `--name=value`, and also behind switches
-/// without an argument, as in `-Fcname=value`; which these are differs between versions. So an assignment counts
-/// wherever it could stand: at the argument's beginning, or behind a `c` or `-`. That may find a name too many, never
-/// one too few. In the name `-` counts as `_`, and case does not.
+/// without an argument, as in `-ecname=value` (measured on 15); which these are differs between versions. So an
+/// assignment counts wherever it could stand: at the argument's beginning, or behind a `c` or `-`. That may find a name
+/// too many, never one too few. In the name `-` counts as `_`, and case does not.
 fn assigned_names(argument: &[u8]) -> Vec<Vec<u8>> {
     let mut names = Vec::new();
     let mut before = None;

@@ -170,9 +170,9 @@ fn every_application_name_in_options_is_seen() {
         ("--application_name=a=b", &["a=b"]),
         ("--application_name=", &[""]),
         // getopt lets switches without an argument stand together
-        ("-Fcapplication_name=x", &["x"]),
+        ("-ecapplication_name=x", &["x"]),
         ("-e-application-name=x", &["x"]),
-        ("-Fc application_name=x", &["x"]),
+        ("-Oec application_name=x", &["x"]),
         ("-c application_name", &[]),
         ("-c application_names=x", &[]),
         ("-c my.application_name=x", &[]),

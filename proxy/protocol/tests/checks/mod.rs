@@ -4,6 +4,9 @@
 #![allow(dead_code, reason = "each fuzz target uses one of them")]
 #![allow(clippy::unwrap_used, reason = "a check fails by a panic")]
 
+use protocol::certificate::{
+    Certificate, Crl, Fault, Use, bundle_faults, crl_faults, faults, leads_to,
+};
 use protocol::error_response::{Refusal, SqlState, escape};
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::message::{
@@ -337,15 +340,69 @@ pub(crate) fn identity_pattern(data: &[u8]) {
     }
 }
 
-/// Certificates in DER.
+/// Certificates in DER, and what is said of them at any time.
 pub(crate) fn certificate(data: &[u8]) {
-    if let Ok(identity) = Identity::parse(data) {
-        assert!(!identity.to_string().contains(char::is_control));
-        assert!(identity.same_names(&identity));
+    let identity = Identity::parse(data);
+    let Ok(certificate) = Certificate::parse(data) else {
+        return;
+    };
+    assert_eq!(identity.as_ref(), Ok(certificate.identity()));
+    assert!(certificate.identity().same_names(certificate.identity()));
+    assert!(is_showable(&certificate.identity().to_string()));
+    assert!(is_showable(&certificate.subject().to_string()));
+
+    let ca = Certificate::parse(CA).unwrap();
+    let cas = [certificate.clone(), ca];
+    for now in times(certificate.not_before(), certificate.not_after()) {
+        for role in [Use::Node, Use::Ca, Use::PostgresItself] {
+            worded(&faults(&certificate, role, now));
+        }
+        worded(&bundle_faults(&cas, now));
+    }
+    worded(
+        &leads_to(&certificate, &cas, &cas[1..])
+            .into_iter()
+            .collect::<Vec<_>>(),
+    );
+}
+
+/// Revocation lists in DER, and what is said of them at any time.
+pub(crate) fn crl(data: &[u8]) {
+    let Ok(crl) = Crl::parse(data) else { return };
+    assert!(is_showable(&crl.issuer().to_string()));
+    let ca = Certificate::parse(CA).unwrap();
+    let _ = crl.revokes(&ca);
+    let next_update = crl.next_update().unwrap_or(i64::MAX);
+    for now in times(crl.this_update(), next_update) {
+        worded(&crl_faults(
+            std::slice::from_ref(&crl),
+            std::slice::from_ref(&ca),
+            now,
+        ));
     }
 }
 
-/// Revocation lists in DER.
-pub(crate) fn crl(data: &[u8]) {
-    let _ = data;
+const CA: &[u8] = include_bytes!("../../testdata/ca.der");
+
+fn times(begin: i64, end: i64) -> [i64; 6] {
+    [
+        i64::MIN,
+        begin,
+        begin.midpoint(end),
+        end,
+        end.saturating_add(1),
+        i64::MAX,
+    ]
+}
+
+/// Whatever is found is said in words that a terminal can show.
+fn worded(faults: &[Fault]) {
+    for fault in faults {
+        assert!(is_showable(&fault.to_string()) && is_showable(&fault.way_out()));
+        assert!(fault.id().starts_with('T'));
+    }
+}
+
+fn is_showable(text: &str) -> bool {
+    !text.is_empty() && !text.contains(char::is_control)
 }
