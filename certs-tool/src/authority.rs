@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use protocol::certificate::{Certificate, Crl, Serial};
+use protocol::certificate::{Certificate, Crl, Serial, Use, faults};
 use rcgen::{
     CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, PublicKeyData, RevocationReason,
     RevokedCertParams, SerialNumber,
@@ -296,6 +296,11 @@ impl Authority {
             return Err(cannot_sign(
                 &"the CA's name cannot be reproduced byte by byte",
             ));
+        }
+        // What the proxy would refuse at any time: a key too weak, say, of a request.
+        let mut faults = faults(&certificate, Use::Node, begin.unix()).into_iter();
+        if let Some(fault) = faults.find(|fault| !fault.is_warning()) {
+            return Err(cannot_sign(&fault));
         }
         let mut ledger = LockedLedger::open(&self.directory)?;
         let crl = self.next_crl_number(&ledger);

@@ -59,6 +59,12 @@ pub enum Command {
     Revoke(Revoke),
     /// Sign the revocation list anew
     Crl(Crl),
+    /// Show what was issued, and what became of it
+    List(List),
+    /// Show what is in a file, of whatever origin, and what is wrong with it for our use
+    Inspect(Inspect),
+    /// Say whether the proxy would take a certificate: exit status 0 if so, 1 if not
+    Verify(Verify),
 }
 
 /// What can be done with the CA itself.
@@ -254,6 +260,67 @@ impl Crl {
     pub fn passphrase(&self) -> PassphraseSource {
         self.given.source_or_prompt()
     }
+}
+
+/// `list`
+#[derive(Debug, Args)]
+#[command(after_help = "Example, the nodes whose certificate is valid:
+  certs-tool list --json | jq -r '.[] | select(.state == \"valid\") | .name'")]
+pub struct List {
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `inspect`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  certs-tool inspect /etc/ssl/certs/ssl-cert-snakeoil.pem")]
+pub struct Inspect {
+    /// Certificates, CRLs, requests in PEM or DER; `-` for standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// What it is to be used for [default: as it looks]
+    #[arg(long = "as", value_enum, value_name = "USE")]
+    pub purpose: Option<Purpose>,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a certificate is to be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Purpose {
+    /// A node of ours: TLS server and client
+    Node,
+    /// An entry of the CA file
+    Ca,
+    /// PostgreSQL's own ssl_cert_file
+    Postgres,
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  certs-tool verify db1.crt --key db1.key --ca ca.crt --crl ca.crl --peer-name db1.example.com")]
+pub struct Verify {
+    /// The certificate, then its intermediates
+    #[arg(value_name = "CERT")]
+    pub certificate: PathBuf,
+    /// Its key, to see whether it belongs to it
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The CA file
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+    /// The CRL file; without it nothing is known of revocation
+    #[arg(long, value_name = "FILE")]
+    pub crl: Option<PathBuf>,
+    /// The host name or address by which a peer connects to it
+    #[arg(long, value_name = "NAME")]
+    pub peer_name: Option<String>,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Subject alternative names.

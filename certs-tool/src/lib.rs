@@ -6,6 +6,8 @@
 //! - `ledger`: what was issued and revoked
 //! - `key`: private keys and their passphrases
 //! - `request`: what somebody else asks to be signed
+//! - `contents`: what is in a file of whatever origin
+//! - `verify`: what the proxy would say
 //! - `store`: files, their modes, all or nothing
 //! - `report`: dates and failures in words
 //! - `cli`, `commands`: the program
@@ -13,9 +15,11 @@
 pub mod authority;
 pub mod cli;
 pub mod commands;
+mod contents;
 pub mod key;
 pub mod ledger;
 pub mod profile;
 pub mod report;
 pub mod request;
 pub mod store;
+mod verify;

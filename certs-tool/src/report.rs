@@ -1,10 +1,11 @@
-//! Failures and dates in words.
+//! Failures, faults and dates in words.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
+use protocol::certificate::Fault;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -158,5 +159,61 @@ impl FromStr for Date {
         date.ok_or_else(|| {
             format!("`{text}` is no date: 2026-11-24, 2026-11-24T10:00:00Z or @1796119200")
         })
+    }
+}
+
+/// Something wrong with what was looked at, as it is shown and as `--json` gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The fault's name, where it has one: `T01`.
+    pub id: Option<&'static str>,
+    /// Whether it works all the same.
+    pub warning: bool,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub way_out: String,
+}
+
+impl Problem {
+    /// One that has no name of its own.
+    pub(crate) fn new(message: impl Into<String>, way_out: impl Into<String>) -> Self {
+        Self {
+            id: None,
+            warning: false,
+            message: message.into(),
+            way_out: way_out.into(),
+        }
+    }
+}
+
+impl From<&Fault> for Problem {
+    fn from(fault: &Fault) -> Self {
+        Self {
+            id: Some(fault.id()),
+            warning: fault.is_warning(),
+            message: fault.to_string(),
+            way_out: fault.way_out(),
+        }
+    }
+}
+
+/// Two lines: `problem: what [T01]`, and the way out below it.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}",
+            if self.warning { "warning" } else { "problem" },
+            self.message
+        )?;
+        if let Some(id) = self.id {
+            write!(f, " [{id}]")?;
+        }
+        if self.way_out.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "\n  {}", self.way_out)
+        }
     }
 }

@@ -2,13 +2,19 @@
 
 mod ca;
 mod crl;
+mod inspect;
 mod issue;
+mod list;
 mod request;
 mod revoke;
 mod sign;
+mod verify;
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+
+use serde::Serialize;
 
 use crate::authority::{Authority, NewCertificate};
 use crate::cli::{Arguments, CaCommand, Command};
@@ -25,6 +31,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Sign(sign) => sign::run(&directory, sign)?,
         Command::Revoke(revoke) => revoke::run(&directory, &revoke)?,
         Command::Crl(crl) => crl::run(&directory, &crl)?,
+        Command::List(list) => list::run(&directory, &list)?,
+        Command::Inspect(inspect) => inspect::run(&inspect)?,
+        Command::Verify(verify) => return verify::run(&verify),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -33,6 +42,28 @@ fn open(directory: &Path, passphrase: &PassphraseSource) -> Result<Authority, Fa
     Authority::open(directory, || {
         passphrase.ask(&directory.join(crate::authority::CA_KEY))
     })
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.map_err(|error| Failure::new("cannot write JSON", error.to_string(), ""))?;
+    print(&(text + "\n"))
+}
+
+/// Data, to standard output. A reader that has had enough, as `head`, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
+            "cannot write to standard output",
+            error.to_string(),
+            "",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What was made and where, and nothing more.

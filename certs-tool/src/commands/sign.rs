@@ -27,16 +27,17 @@ pub(super) fn run(directory: &Path, arguments: Sign) -> Result<(), Failure> {
     };
     let request = Request::parse(&bytes, &arguments.request)?;
     let (period, existing) = (arguments.period(), arguments.existing());
-    let authority = open(directory, &arguments.passphrase())?;
-    let out = arguments.out.as_deref().unwrap_or(directory);
+    let passphrase = arguments.passphrase();
     let node = NewNode {
         name: arguments.name,
         names: arguments.names.san,
         key_algorithm: KeyAlgorithm::default(),
         period,
     };
-    let made = authority.sign(&request, &node, out, existing)?;
     show_wishes(&request, &node);
+    let authority = open(directory, &passphrase)?;
+    let out = arguments.out.as_deref().unwrap_or(directory);
+    let made = authority.sign(&request, &node, out, existing)?;
     show_new(&made, &authority);
     Ok(())
 }

@@ -19,7 +19,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
 
 pub use fault::{Fault, Moment, Which};
-pub use judge::{Use, bundle_faults, crl_faults, faults, leads_to};
+pub use judge::{Use, bundle_faults, crl_date_fault, crl_faults, faults, leads_to};
 
 use crate::identity::{Fingerprint, Identity, escape};
 

@@ -140,26 +140,34 @@ pub fn crl_faults(crls: &[Crl], cas: &[Certificate], now: i64) -> Vec<Fault> {
     }
     for crl in crls {
         let issuer = crl.issuer().to_string();
-        if !cas.iter().any(|ca| crl.is_issued_by(ca)) {
+        if cas.iter().any(|ca| crl.is_issued_by(ca)) {
+            found.extend(crl_date_fault(crl, now));
+        } else {
             let namesake = cas.iter().any(|ca| ca.subject() == crl.issuer());
             found.push(Fault::ForeignCrl { issuer, namesake });
-        } else if let Some(end) = crl.next_update() {
-            let next_update = Moment { at: end, now };
-            if now > end {
-                found.push(Fault::CrlExpired {
-                    issuer,
-                    next_update,
-                });
-            } else if is_last_third(crl.this_update(), end, now) {
-                found.push(Fault::CrlExpiresSoon {
-                    issuer,
-                    next_update,
-                });
-            }
         }
     }
     found.sort_by_key(Fault::is_warning);
     found
+}
+
+/// Whether the time of a CRL is over, or nearly so.
+pub fn crl_date_fault(crl: &Crl, now: i64) -> Option<Fault> {
+    let (issuer, end) = (crl.issuer().to_string(), crl.next_update()?);
+    let next_update = Moment { at: end, now };
+    if now > end {
+        Some(Fault::CrlExpired {
+            issuer,
+            next_update,
+        })
+    } else if is_last_third(crl.this_update(), end, now) {
+        Some(Fault::CrlExpiresSoon {
+            issuer,
+            next_update,
+        })
+    } else {
+        None
+    }
 }
 
 /// Whether the certificate leads to one of the CAs, directly or through the intermediates, as far as names and key

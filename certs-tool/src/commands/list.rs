@@ -1,0 +1,81 @@
+//! `list`: what was issued, and what became of it.
+
+use std::path::Path;
+
+use protocol::identity::escape;
+use serde::Serialize;
+
+use crate::authority::CA_CERTIFICATE;
+use crate::cli::List;
+use crate::commands::{print, print_json};
+use crate::ledger::{Issued, LEDGER, Ledger};
+use crate::report::{Date, Failure};
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    issued: Issued,
+    state: &'static str,
+}
+
+pub(super) fn run(directory: &Path, arguments: &List) -> Result<(), Failure> {
+    if !directory.join(LEDGER).exists() && !directory.join(CA_CERTIFICATE).exists() {
+        return Err(Failure::new(
+            format!("there is no CA in {}", directory.display()),
+            "",
+            "`certs-tool ca init` makes one; --dir says where it is",
+        ));
+    }
+    let now = Date::now();
+    let rows: Vec<Row> = Ledger::read(directory)?
+        .issued()
+        .into_iter()
+        .map(|issued| Row {
+            state: state(&issued, now),
+            issued,
+        })
+        .collect();
+    if arguments.json {
+        return print_json(&rows);
+    }
+    if rows.is_empty() {
+        eprintln!("Nothing was issued yet.");
+        return Ok(());
+    }
+    let width = rows
+        .iter()
+        .map(|row| escape(&row.issued.record.name).chars().count())
+        .max()
+        .unwrap_or(0)
+        .max(4);
+    let mut table = format!(
+        "{:width$}  {:10}  {:13}  {:32}  NAMES\n",
+        "NAME", "EXPIRES", "STATE", "SERIAL"
+    );
+    for Row { issued, state } in &rows {
+        let record = &issued.record;
+        let names: Vec<String> = record.names.iter().map(|name| escape(name)).collect();
+        let (name, serial, day) = (
+            escape(&record.name),
+            escape(&record.serial),
+            record.not_after.day(),
+        );
+        table.push_str(&format!(
+            "{name:width$}  {day:10}  {state:13}  {serial:32}  {}\n",
+            names.join(" ")
+        ));
+    }
+    print(&table)
+}
+
+fn state(issued: &Issued, now: Date) -> &'static str {
+    if issued.revoked.is_some() {
+        "revoked"
+    } else if now > issued.record.not_after {
+        "expired"
+    } else if now < issued.record.not_before {
+        "not yet valid"
+    } else {
+        "valid"
+    }
+}
