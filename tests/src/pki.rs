@@ -113,10 +113,10 @@ impl Pki {
         self.issue_for(name, &[&format!("{name}.test"), "localhost", "127.0.0.1"])
     }
 
-    /// A good certificate with these SANs.
+    /// A good certificate with these SANs; it replaces an earlier one of that name.
     pub fn issue_for(&self, name: &str, sans: &[&str]) -> Identity {
         let out = self.dir.path().to_str().unwrap();
-        let mut arguments = vec!["issue", name, "--out", out];
+        let mut arguments = vec!["issue", name, "--force", "--out", out];
         for san in sans {
             arguments.extend(["--san", san]);
         }
@@ -230,13 +230,23 @@ impl Identity {
         format!("{}crl = \"{}\"\n", self.toml(), crl.display())
     }
 
+    /// Puts another certificate and key in place of these, as a renewal does: each file is renamed into place.
+    pub fn renew_as(&self, other: &Self) {
+        for (to, from) in [(&self.cert, &other.cert), (&self.key, &other.key)] {
+            let new = to.with_extension("new");
+            fs::copy(from, &new).unwrap();
+            fs::rename(new, to).unwrap();
+        }
+    }
+
     /// The options of libpq for this identity.
     pub fn conninfo(&self) -> String {
         let [cert, key, ca] = [&self.cert, &self.key, &self.ca].map(|path| path.display());
         format!("sslcert={cert} sslkey={key} sslrootcert={ca}")
     }
 
-    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+    /// The certificate and what follows it in its file.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_file_iter(&self.cert)
             .unwrap()
             .map(Result::unwrap)

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::files::{Scratch, give_to_postgres, reserve_port};
 use crate::log::Log;
+use crate::pki::Identity;
 use crate::process::{Process, as_postgres, run};
 use crate::programs::{client_tool, postgres_programs};
 use crate::wait::{PATIENCE, wait_for};
@@ -24,6 +25,7 @@ fsync = off
 shared_buffers = 16MB
 max_connections = 60
 wal_level = logical
+wal_log_hints = on
 max_wal_senders = 20
 max_replication_slots = 20
 hot_standby = on
@@ -356,6 +358,17 @@ impl Node {
             "host={dir} port={} user=postgres dbname=postgres",
             self.port
         )
+    }
+
+    /// A copy of this certificate and key that the server's user may read, beside the data directory.
+    pub fn own_identity(&self, identity: &Identity) -> Identity {
+        let [cert, key, ca] = [&identity.cert, &identity.key, &identity.ca].map(|file| {
+            let copy = self.dir.path().join(file.file_name().unwrap());
+            fs::copy(file, &copy).unwrap();
+            give_to_postgres(&copy);
+            copy
+        });
+        Identity { cert, key, ca }
     }
 
     /// One of this PostgreSQL's own programs, run as the server's user.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use tokio_rustls::rustls::{
     SignatureScheme, StreamOwned,
 };
 
+use crate::files::Scratch;
 use crate::pki::Identity;
 use crate::wait::{PATIENCE, wait_for};
 
@@ -148,8 +149,12 @@ impl Wire {
 
     /// Connects to a Unix socket.
     pub fn unix(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).unwrap();
+        Self::new_unix(UnixStream::connect(path).unwrap())
+    }
+
+    fn new_unix(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self(Transport::Unix(stream))
     }
 
@@ -216,6 +221,15 @@ impl Wire {
         )))))
     }
 
+    /// The certificate that the other side showed.
+    pub fn certificate_of_peer(&self) -> CertificateDer<'static> {
+        let shown = match &self.0 {
+            Transport::TlsClient(stream) => stream.conn.peer_certificates(),
+            other => panic!("no certificate is shown on {other:?}"),
+        };
+        shown.expect("a certificate")[0].clone()
+    }
+
     fn into_tcp(self) -> TcpStream {
         match self.0 {
             Transport::Tcp(stream) => stream,
@@ -238,6 +252,14 @@ impl Wire {
         self.try_send(bytes).unwrap();
     }
 
+    /// From now on waits for ever where it would have given up, when sending.
+    pub fn send_patiently(&mut self) {
+        match &self.0 {
+            Transport::Tcp(stream) => stream.set_write_timeout(None).unwrap(),
+            other => panic!("not made for {other:?}"),
+        }
+    }
+
     /// Sends bytes, if the other side still takes them.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let stream = self.stream();
@@ -257,6 +279,41 @@ impl Wire {
         let mut bytes = vec![0; count];
         self.stream().read_exact(&mut bytes).unwrap();
         bytes
+    }
+
+    /// Reads one packet without a type byte, as a startup is.
+    #[track_caller]
+    pub fn read_packet(&mut self) -> Vec<u8> {
+        let head = self.read_exactly(4);
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        let body = self.read_exactly(length as usize - 4);
+        [head, body].concat()
+    }
+
+    /// Answers a startup as PostgreSQL does, with this key for cancelling.
+    pub fn greet(&mut self, pid: u32, secret: &[u8]) {
+        self.send(&message(b'R', &0_u32.to_be_bytes()));
+        self.send(&message(b'K', &[&pid.to_be_bytes(), secret].concat()));
+        self.send(&message(b'Z', b"I"));
+    }
+
+    /// Reads until ReadyForQuery and returns the key for cancelling.
+    #[track_caller]
+    pub fn read_greeting(&mut self) -> (u32, Vec<u8>) {
+        let mut key = None;
+        loop {
+            match self.read_message().expect("a message") {
+                (b'K', body) => {
+                    key = Some((
+                        u32::from_be_bytes(body[..4].try_into().unwrap()),
+                        body[4..].to_vec(),
+                    ))
+                }
+                (b'Z', _) => return key.expect("BackendKeyData before ReadyForQuery"),
+                (b'E', body) => panic!("refused: {}", String::from_utf8_lossy(&body)),
+                _ => {}
+            }
+        }
     }
 
     /// Reads one typed message: its tag and body.
@@ -351,20 +408,44 @@ impl Stream for StreamOwned<ServerConnection, TcpStream> {
 
 /// A listening socket that stands for PostgreSQL: what reaches it has passed the sidecar.
 #[derive(Debug)]
-pub struct StandIn(TcpListener);
+pub enum StandIn {
+    /// On TCP.
+    Tcp(TcpListener),
+    /// On a Unix socket, which can be reached from every network namespace.
+    Unix(UnixListener, Scratch),
+}
 
 impl StandIn {
-    /// Opens one.
+    /// Opens one on TCP.
     #[expect(clippy::new_without_default, reason = "it opens a socket")]
     pub fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        Self(listener)
+        Self::Tcp(listener)
     }
 
-    /// Where it listens.
+    /// Opens one on a Unix socket.
+    pub fn unix() -> Self {
+        let dir = Scratch::new("stand-in");
+        let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self::Unix(listener, dir)
+    }
+
+    /// Where it listens on TCP.
     pub fn address(&self) -> SocketAddr {
-        self.0.local_addr().unwrap()
+        match self {
+            Self::Tcp(listener) => listener.local_addr().unwrap(),
+            Self::Unix(..) => panic!("it listens on a Unix socket"),
+        }
+    }
+
+    /// Where it listens, as `server.postgres` has it.
+    pub fn upstream(&self) -> String {
+        match self {
+            Self::Tcp(_) => self.address().to_string(),
+            Self::Unix(_, dir) => dir.path().join("socket").display().to_string(),
+        }
     }
 
     /// Waits for the next connection.
@@ -381,17 +462,24 @@ impl StandIn {
     #[track_caller]
     pub fn accept_startup(&self) -> (Wire, Vec<u8>) {
         let mut wire = self.accept();
-        let head = wire.read_exactly(4);
-        let length = u32::from_be_bytes(head.clone().try_into().unwrap()) as usize;
-        let body = wire.read_exactly(length - 4);
-        (wire, [head, body].concat())
+        let packet = wire.read_packet();
+        (wire, packet)
     }
 
     /// A connection, if one has come.
     pub fn accepted(&self) -> Option<Wire> {
-        let (stream, _) = self.0.accept().ok()?;
-        stream.set_nonblocking(false).unwrap();
-        Some(Wire::new_tcp(stream))
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().ok()?;
+                stream.set_nonblocking(false).unwrap();
+                Some(Wire::new_tcp(stream))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().ok()?;
+                stream.set_nonblocking(false).unwrap();
+                Some(Wire::new_unix(stream))
+            }
+        }
     }
 }
 

@@ -72,7 +72,10 @@ fn wire_speaks_to_a_real_server() {
     wire.send(&wire::startup(&[("database", "postgres")]));
     let refusal = wire.read_refusal();
     assert_eq!(refusal.sqlstate(), "28000");
-    assert_eq!(refusal.message(), "no PostgreSQL user name specified in startup packet");
+    assert_eq!(
+        refusal.message(),
+        "no PostgreSQL user name specified in startup packet"
+    );
 
     let mut wire = Wire::unix(&node.socket());
     wire.send(&wire::replication_startup());
