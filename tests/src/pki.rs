@@ -55,17 +55,12 @@ default_ca = test
 database = index.txt
 new_certs_dir = .
 rand_serial = yes
-crlnumber = crlnumber
 default_md = sha256
-default_crl_days = 3650
 default_days = 30
 unique_subject = no
 policy = any
-crl_extensions = crl
 [any]
 commonName = supplied
-[crl]
-authorityKeyIdentifier = keyid
 [good]
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
@@ -96,7 +91,6 @@ impl Pki {
         pki.certs_tool(&["ca", "init"]).unwrap();
         fs::write(pki.path("openssl.cnf"), OPENSSL_CONF).unwrap();
         fs::write(pki.path("index.txt"), "").unwrap();
-        fs::write(pki.path("crlnumber"), "01\n").unwrap();
         pki
     }
 
@@ -182,14 +176,14 @@ impl Pki {
         self.identity(name)
     }
 
-    /// Writes a CRL that revokes these, and returns its path. Each call revokes in addition to those before.
-    pub fn revoke(&self, identities: &[&Identity]) -> PathBuf {
-        let ca = ["-cert", "ca.crt", "-keyfile", "ca.key"];
-        for identity in identities {
-            self.openssl(&["ca", "-revoke", identity.cert.to_str().unwrap()], &ca);
-        }
-        self.openssl(&["ca", "-gencrl", "-out", "test.crl"], &ca);
-        self.path("test.crl")
+    /// Revokes all that was issued under this name.
+    pub fn revoke(&self, name: &str) {
+        self.certs_tool(&["revoke", name]).unwrap();
+    }
+
+    /// The CA's list of what is revoked.
+    pub fn crl(&self) -> PathBuf {
+        self.path("ca.crl")
     }
 
     /// The CA's certificate.

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use testbed::pki::Wrong;
 use testbed::wire::{self, Ending};
-use testbed::{Link, Namespaces, Node, StandIn, Stop, Wire, programs, run};
+use testbed::{Identity, Link, Namespaces, Node, Pki, StandIn, Stop, Wire, programs, run};
 
 #[test]
 fn standby_of_each_major_streams_and_is_promoted() {
@@ -105,4 +106,37 @@ fn namespaces_lose_packets_without_a_word() {
     assert!(ping("1").unwrap_err().contains("exit status: 124"));
     hosts.mend();
     assert!(ping("5").unwrap_err().contains("Connection refused"));
+}
+
+#[test]
+fn certificates_good_and_bad_can_be_shown() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let show = |identity: &Identity| {
+        let near = Wire::tcp(stand_in.address());
+        let far = stand_in.accept();
+        std::thread::scope(|scope| {
+            scope.spawn(|| far.serve_tls(identity).unwrap());
+            near.tls(None, &[wire::ALPN]).unwrap().certificate_of_peer()
+        })
+    };
+    let good = pki.issue("good");
+    assert_eq!(show(&good), good.chain()[0]);
+    for (wrong, words) in [
+        (Wrong::Expired, "Not After : Jan  1 00:00:00 2021 GMT"),
+        (Wrong::NotYetValid, "Not Before: Jan  1 00:00:00 2099 GMT"),
+        (Wrong::Purpose, "E-mail Protection"),
+        (Wrong::Version1, "Version: 1 (0x0)"),
+        (Wrong::NoName, "TLS Web Server Authentication"),
+        (Wrong::OtherName, "DNS:elsewhere.test"),
+        (Wrong::SelfSigned, "Issuer: CN = selfsigned"),
+    ] {
+        let bad = pki.issue_wrong(&format!("{wrong:?}").to_lowercase(), wrong);
+        assert_eq!(show(&bad), bad.chain()[0]);
+        let mut inspect = std::process::Command::new("openssl");
+        let text = run(inspect
+            .args(["x509", "-noout", "-text", "-in"])
+            .arg(&bad.cert))
+        .unwrap();
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
 }

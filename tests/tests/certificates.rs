@@ -108,10 +108,10 @@ fn server_name_is_what_the_certificate_must_carry() {
 fn revoked_client_certificate_is_refused() {
     let (pki, stand_in) = (Pki::new(), StandIn::new());
     let (good, revoked) = (pki.issue("standby"), pki.issue("stolen"));
-    let crl = pki.revoke(&[&revoked]);
+    pki.revoke("stolen");
     let primary = pki.issue("primary");
     let config = server_config(&primary, stand_in.upstream(), "")
-        .replace(&primary.toml(), &primary.toml_with_crl(&crl));
+        .replace(&primary.toml(), &primary.toml_with_crl(&pki.crl()));
     let server = Sidecar::run("server", &config);
     server_refuses(&server, &stand_in, Some(&revoked), "revoked");
     Wire::direct_tls(server.address(), &good).send(&wire::replication_startup());
@@ -122,10 +122,10 @@ fn revoked_client_certificate_is_refused() {
 fn revoked_server_certificate_is_refused() {
     let pki = Pki::new();
     let (standby, revoked) = (pki.issue("standby"), pki.issue("stolen"));
-    let crl = pki.revoke(&[&revoked]);
+    pki.revoke("stolen");
     let far = StandIn::new();
     let config = client_config(&standby, far.address(), "")
-        .replace(&standby.toml(), &standby.toml_with_crl(&crl));
+        .replace(&standby.toml(), &standby.toml_with_crl(&pki.crl()));
     let client = Sidecar::run("client", &config);
     let mut frontend = Wire::tcp(client.address());
     frontend.send(&wire::replication_startup());

@@ -116,12 +116,11 @@ fn renewed_certificate_is_shown_to_new_connections() {
 fn revocation_takes_effect_at_reload() {
     let (pki, stand_in) = (Pki::new(), StandIn::new());
     let (primary, standby) = (pki.issue("primary"), pki.issue("standby"));
-    let crl = pki.revoke(&[]);
     let config = server_config(&primary, stand_in.upstream(), "")
-        .replace(&primary.toml(), &primary.toml_with_crl(&crl));
+        .replace(&primary.toml(), &primary.toml_with_crl(&pki.crl()));
     let server = Sidecar::run("server", &config);
     assert!(is_admitted(&server, &stand_in, &standby));
-    pki.revoke(&[&standby]);
+    pki.revoke("standby");
     server.reload();
     testbed::wait_until("the revocation to hold", || {
         !is_admitted(&server, &stand_in, &standby)
