@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The test bed: real PostgreSQL servers, real sidecars and certificates, and a network between them that
+//! can fail. Everything starts with a call, ends on drop, and shares nothing with the test beside it.
+//! Tests wait for conditions, never for time; a step that fails here fails the test, with the logs shown.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "the whole crate is test code: a step that fails is a test that fails"
+)]
+
+mod files;
+pub mod link;
+mod log;
+pub mod netns;
+pub mod pki;
+pub mod postgres;
+mod process;
+pub mod programs;
+pub mod sidecar;
+pub mod tunnel;
+pub mod wait;
+pub mod wire;
+
+pub use files::{Scratch, reserve_port};
+pub use link::Link;
+pub use log::{Log, Mark};
+pub use netns::Namespaces;
+pub use pki::{Identity, Pki};
+pub use postgres::{Node, Stop};
+pub use process::run;
+pub use sidecar::Sidecar;
+pub use tunnel::Tunnel;
+pub use wait::{wait_for, wait_until};
+pub use wire::{StandIn, Wire};

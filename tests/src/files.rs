@@ -1,0 +1,72 @@
+//! Directories and ports that belong to one test alone.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::sync::Mutex;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Uid, User};
+use tempfile::TempDir;
+
+/// A directory with a short path (a socket's name has 107 bytes at most), enterable by all and owned by the
+/// user that PostgreSQL runs as. `PGTLSPROXY_TESTS_KEEP=1` keeps it.
+#[derive(Debug)]
+pub struct Scratch(TempDir);
+
+impl Scratch {
+    /// Makes one; `name` is for the reader of a directory listing.
+    pub fn new(name: &str) -> Self {
+        let mut dir = tempfile::Builder::new()
+            .prefix(&format!("pgt-{name}-"))
+            .tempdir()
+            .unwrap();
+        dir.disable_cleanup(std::env::var_os("PGTLSPROXY_TESTS_KEEP").is_some());
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        give_to_postgres(dir.path());
+        Self(dir)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// Hands a file to the user that PostgreSQL runs as, where that is another one.
+pub(crate) fn give_to_postgres(path: &Path) {
+    if let Some(user) = postgres_user() {
+        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+    }
+}
+
+/// The user that PostgreSQL runs as when we are root, whom it refuses.
+pub(crate) fn postgres_user() -> Option<User> {
+    Uid::effective().is_root().then(|| {
+        User::from_name("postgres")
+            .unwrap()
+            .expect("there is a user `postgres`")
+    })
+}
+
+/// A port that nobody listens on, kept for this process until it ends. It lies below the range from which the
+/// kernel takes ports by itself, so that no passing connection can have it.
+pub fn reserve_port() -> u16 {
+    static RESERVED: Mutex<Vec<Flock<fs::File>>> = Mutex::new(Vec::new());
+    let dir = std::env::temp_dir().join(format!("pgtlsproxy-test-ports-{}", Uid::effective()));
+    fs::create_dir_all(&dir).unwrap();
+    let start = (std::process::id() % 2_000) as u16 * 10;
+    for step in 0..20_000 {
+        let port = 12_000 + (start + step) % 20_000;
+        let file = fs::File::create(dir.join(port.to_string())).unwrap();
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            continue;
+        };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            RESERVED.lock().unwrap().push(lock);
+            return port;
+        }
+    }
+    panic!("no free port");
+}

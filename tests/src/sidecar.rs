@@ -1,0 +1,204 @@
+//! A running `pgtlsproxy`: started with the TOML that a test gives, on free ports that it tells in its log.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::files::Scratch;
+use crate::log::Log;
+use crate::process::{Process, mortal};
+use crate::programs::pgtlsproxy;
+use crate::wait::{PATIENCE, wait_for};
+
+/// A sidecar of a test. It is killed on drop.
+#[derive(Debug)]
+pub struct Sidecar {
+    process: Process,
+    addresses: Vec<String>,
+    log: Log,
+    dir: Scratch,
+}
+
+impl Sidecar {
+    /// Starts `pgtlsproxy run` with this configuration and waits until every tunnel listens.
+    #[track_caller]
+    pub fn run(name: &str, config: &str) -> Self {
+        let dir = Scratch::new(name);
+        Self::start(name, dir, mortal(pgtlsproxy(), "KILL"), config)
+    }
+
+    /// As [`Sidecar::run`], inside a network namespace.
+    #[track_caller]
+    pub fn run_in(namespace: &str, name: &str, config: &str) -> Self {
+        let dir = Scratch::new(name);
+        let mut command = mortal("ip", "KILL");
+        command.args(["netns", "exec", namespace]).arg(pgtlsproxy());
+        Self::start(name, dir, command, config)
+    }
+
+    fn start(name: &str, dir: Scratch, mut command: Command, config: &str) -> Self {
+        let log = Log::new(name, dir.path().join("log"));
+        let file = dir.path().join("pgtlsproxy.toml");
+        fs::write(&file, with_log_format(config)).unwrap();
+        command.arg("run").arg("--config").arg(&file);
+        let process = Process::start(&mut command, &log);
+        let mut sidecar = Self {
+            process,
+            addresses: Vec::new(),
+            log,
+            dir,
+        };
+        let tunnels = config.matches("[[server]]").count() + config.matches("[[client]]").count();
+        sidecar.addresses = wait_for(&format!("{name} to listen"), PATIENCE, || {
+            let exit = sidecar.process.ended();
+            assert!(
+                exit.is_none(),
+                "{name} ended at its start with {exit:?}:\n{}",
+                sidecar.log.text()
+            );
+            let addresses = sidecar.listening();
+            (addresses.len() >= tunnels).then_some(addresses)
+        });
+        sidecar
+    }
+
+    /// The addresses that the log says are listened on, in its order.
+    fn listening(&self) -> Vec<String> {
+        let listening = self
+            .events()
+            .into_iter()
+            .filter(|event| event["message"] == "listening");
+        listening
+            .filter_map(|event| event["address"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// Every event of the log, with its fields at the top.
+    pub fn events(&self) -> Vec<Value> {
+        let text = self.log.text();
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines
+            .map(|mut event| {
+                if event["fields"].is_object() {
+                    event["fields"].take()
+                } else {
+                    event
+                }
+            })
+            .collect()
+    }
+
+    /// Where its first tunnel listens, on TCP.
+    #[track_caller]
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+            .parse()
+            .unwrap_or_else(|_| panic!("{:?} is no TCP address", self.addresses))
+    }
+
+    /// Where its tunnels listen, in the order of the log.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// A connection string for PostgreSQL's clients to its first tunnel.
+    #[track_caller]
+    pub fn conninfo(&self) -> String {
+        format!(
+            "host=127.0.0.1 port={} user=postgres",
+            self.address().port()
+        )
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Waits for a line of its log.
+    #[track_caller]
+    pub fn wait_for_log(&self, wanted: &str) -> String {
+        self.log.wait_for(wanted)
+    }
+
+    /// Its own directory; the configuration file is `pgtlsproxy.toml` in it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Replaces its configuration file; it is read at the next [`Sidecar::reload`].
+    pub fn rewrite(&self, config: &str) {
+        let path: PathBuf = self.dir.path().join("pgtlsproxy.toml");
+        fs::write(path, with_log_format(config)).unwrap();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Tells it to read its files again.
+    pub fn reload(&self) {
+        self.signal(Signal::SIGHUP);
+    }
+
+    /// Waits until it ends by itself and returns its exit status.
+    #[track_caller]
+    pub fn wait_for_exit(&mut self, patience: Duration) -> i32 {
+        self.process.wait("the sidecar to end", patience)
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.process.pid().as_raw()
+    }
+
+    /// Its resident memory in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        self.proc_kib("status", "VmRSS:")
+    }
+
+    /// Its proportional share of memory in KiB.
+    pub fn pss_kib(&self) -> u64 {
+        self.proc_kib("smaps_rollup", "Pss:")
+    }
+
+    fn proc_kib(&self, file: &str, field: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap();
+        let line = text.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The processor time that it has used, in seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<_> = text
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        ticks as f64 / 100.0
+    }
+}
+
+/// Tests read the log by field.
+fn with_log_format(config: &str) -> String {
+    if config.contains("[log]") {
+        return config.to_owned();
+    }
+    format!("{config}\n[log]\nformat = \"json\"\nlevel = \"debug\"\n")
+}
