@@ -245,6 +245,17 @@ impl Findings {
                 "name the far proxy: connect = [\"db1.example.com:5443\"]",
             );
         }
+        if client.connect.len() > 1 {
+            self.warnings.push(
+                Problem::new(
+                    "P23",
+                    format!("{name} has {} targets", client.connect.len()),
+                    "the first that answers is taken, be it the primary or a standby",
+                    "name one target, and another after a failover",
+                )
+                .warning(),
+            );
+        }
         let targets: Vec<_> = client
             .connect
             .iter()
