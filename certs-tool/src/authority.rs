@@ -74,11 +74,7 @@ impl NewNode {
 
     /// The names that the certificate will have.
     pub fn all_names(&self) -> Vec<AltName> {
-        if self.names.is_empty() {
-            vec![AltName::Dns(self.name.to_string())]
-        } else {
-            self.names.clone()
-        }
+        profile::all_names(&self.name, &self.names)
     }
 }
 

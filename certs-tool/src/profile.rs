@@ -184,6 +184,15 @@ fn uri(text: &str) -> Result<AltName, String> {
     Ok(AltName::Uri(text.to_owned()))
 }
 
+/// The names of a node: those given, else its own name as a DNS name.
+pub(crate) fn all_names(name: &NodeName, given: &[AltName]) -> Vec<AltName> {
+    if given.is_empty() {
+        vec![AltName::Dns(name.to_string())]
+    } else {
+        given.to_vec()
+    }
+}
+
 /// From when until when a certificate is to be valid; what is not said is taken from the profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Period {

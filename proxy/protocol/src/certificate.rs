@@ -153,7 +153,25 @@ pub enum KeyAlgorithm {
 }
 
 impl KeyAlgorithm {
-    /// Of a SubjectPublicKeyInfo.
+    /// Reads a SubjectPublicKeyInfo in DER.
+    pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
+        let (rest, key) = SubjectPublicKeyInfo::from_der(der)?;
+        if rest.is_empty() {
+            Ok(Self::of(&key))
+        } else {
+            Err(CertificateError::TrailingBytes)
+        }
+    }
+
+    /// Whether TLS 1.3 and our library take it.
+    pub fn is_usable(&self) -> bool {
+        match self {
+            Self::Ec(_) | Self::Ed25519 => true,
+            Self::Rsa(bits) => (2048..=8192).contains(bits),
+            Self::Other(_) => false,
+        }
+    }
+
     fn of(key: &SubjectPublicKeyInfo<'_>) -> Self {
         let oid = key.algorithm.algorithm.to_id_string();
         let curve = || {
