@@ -489,4 +489,11 @@ mod tests {
             }
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_are_an_answer_too(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
+            let _ = (Certificate::parse(&bytes), Crl::parse(&bytes), KeyAlgorithm::parse(&bytes));
+        }
+    }
 }
