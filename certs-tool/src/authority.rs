@@ -4,20 +4,19 @@
 //! revoked; the CRL is written anew with each step, and lasts as long as the CA, since an expired CRL would lock
 //! everybody out.
 
+mod revocation;
+
 use std::path::{Path, PathBuf};
 
-use protocol::certificate::{Certificate, Crl, Serial, Use, faults};
-use rcgen::{
-    CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, PublicKeyData, RevocationReason,
-    RevokedCertParams, SerialNumber,
-};
+use protocol::certificate::{Certificate, Use, faults};
+use rcgen::{Issuer, KeyPair, PublicKeyData};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::key::{self, Passphrase};
-use crate::ledger::{Entry, Event, Issued, Ledger, LockedLedger, Record};
+use crate::ledger::{Entry, Event, LockedLedger, Record};
 use crate::profile::{self, AltName, CA_DAYS, KeyAlgorithm, NODE_DAYS, NodeName, Period};
 use crate::report::{Date, Failure};
 use crate::request::Request;
@@ -74,11 +73,7 @@ impl NewNode {
 
     /// The names that the certificate will have.
     pub fn all_names(&self) -> Vec<AltName> {
-        if self.names.is_empty() {
-            vec![AltName::Dns(self.name.to_string())]
-        } else {
-            self.names.clone()
-        }
+        profile::all_names(&self.name, &self.names)
     }
 }
 
@@ -329,154 +324,6 @@ impl Authority {
         })
     }
 
-    /// Revokes what this CA has issued under this name, or the one certificate with this serial number, and writes
-    /// the CRL. What is revoked already is left alone; the certificates returned are those revoked now.
-    pub fn revoke(&self, name_or_serial: &str) -> Result<Vec<Issued>, Failure> {
-        let mut ledger = LockedLedger::open(&self.directory)?;
-        let mut found = self.issued_as(&ledger, name_or_serial)?;
-        found.retain(|issued| issued.revoked.is_none());
-        let (at, crl) = (Date::now(), self.next_crl_number(&ledger));
-        if found.is_empty() {
-            // Even so the CRL may be missing: somebody came between the ledger and it.
-            self.refresh(&mut ledger, crl, None)?;
-            return Ok(found);
-        }
-        let entries = found.iter_mut().map(|issued| {
-            issued.revoked = Some(at);
-            Entry {
-                event: Event::Revoked,
-                at,
-                ca: self.id(),
-                crl,
-                certificate: Some(issued.record.clone()),
-            }
-        });
-        let entries = entries.collect();
-        ledger.add(entries)?;
-        self.write_crl(&ledger, crl, None)?;
-        Ok(found)
-    }
-
-    fn issued_as(&self, ledger: &Ledger, name_or_serial: &str) -> Result<Vec<Issued>, Failure> {
-        let mut own = ledger.issued();
-        own.retain(|issued| issued.ca == self.id());
-        let plain = name_or_serial.replace(':', "").to_ascii_lowercase();
-        let by_name = own
-            .iter()
-            .any(|issued| issued.record.name == name_or_serial);
-        own.retain(|issued| {
-            if by_name {
-                issued.record.name == name_or_serial
-            } else {
-                issued.record.serial == plain
-            }
-        });
-        if own.is_empty() {
-            return Err(Failure::new(
-                format!(
-                    "this CA has issued nothing called {}",
-                    protocol::identity::escape(name_or_serial)
-                ),
-                format!(
-                    "the ledger in {} knows no such name or serial number",
-                    self.directory.display()
-                ),
-                "`certs-tool list` shows what there is",
-            ));
-        }
-        Ok(own)
-    }
-
-    /// Signs the CRL anew, to last as long as the CA unless said otherwise; gives its number.
-    pub fn renew_crl(&self, end: Option<Date>) -> Result<u64, Failure> {
-        let mut ledger = LockedLedger::open(&self.directory)?;
-        let number = self.next_crl_number(&ledger);
-        self.refresh(&mut ledger, number, end)?;
-        Ok(number)
-    }
-
-    fn refresh(
-        &self,
-        ledger: &mut LockedLedger,
-        number: u64,
-        end: Option<Date>,
-    ) -> Result<(), Failure> {
-        ledger.add(vec![Entry {
-            event: Event::Crl,
-            at: Date::now(),
-            ca: self.id(),
-            crl: number,
-            certificate: None,
-        }])?;
-        self.write_crl(ledger, number, end)
-    }
-
-    fn next_crl_number(&self, ledger: &Ledger) -> u64 {
-        // The file may know more than a ledger that was put back from a backup.
-        let published = store::read(&self.directory.join(CA_CRL))
-            .ok()
-            .and_then(|pem| {
-                let crls = CertificateRevocationListDer::pem_slice_iter(&pem).flatten();
-                let own = crls
-                    .filter_map(|der| Crl::parse(&der).ok())
-                    .filter(|crl| crl.is_issued_by(&self.certificate));
-                own.filter_map(|crl| number_of(crl.number()?)).max()
-            });
-        ledger
-            .crl_number(&self.id())
-            .max(published.unwrap_or(0))
-            .saturating_add(1)
-    }
-
-    fn write_crl(&self, ledger: &Ledger, number: u64, end: Option<Date>) -> Result<(), Failure> {
-        let pem = self.signed_crl(ledger, number, end)?;
-        let path = self.directory.join(CA_CRL);
-        let file = NewFile {
-            path,
-            content: pem.as_bytes(),
-            readers: Readers::Everybody,
-        };
-        store::write_all(&[file], Existing::Replace)
-    }
-
-    fn signed_crl(
-        &self,
-        ledger: &Ledger,
-        number: u64,
-        end: Option<Date>,
-    ) -> Result<String, Failure> {
-        let [ca_begin, ca_end] =
-            [self.certificate.not_before(), self.certificate.not_after()].map(Date::from_unix);
-        let end = end.unwrap_or(ca_end);
-        let revoked = ledger
-            .issued()
-            .into_iter()
-            .filter(|issued| issued.ca == self.id())
-            .filter_map(|issued| {
-                Some(RevokedCertParams {
-                    serial_number: SerialNumber::from_slice(&bytes_of_hex(&issued.record.serial)?),
-                    revocation_time: issued.revoked?.calendar(),
-                    reason_code: None::<RevocationReason>,
-                    invalidity_date: None,
-                })
-            });
-        let params = CertificateRevocationListParams {
-            this_update: profile::crl_begin(Date::now(), ca_begin, end).calendar(),
-            next_update: end.calendar(),
-            crl_number: SerialNumber::from(number),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.collect(),
-            key_identifier_method: match self.certificate.subject_key_id() {
-                Some(id) => KeyIdMethod::PreSpecified(id.to_vec()),
-                None => KeyIdMethod::Sha256,
-            },
-        };
-        let crl = params
-            .signed_by(&self.issuer()?)
-            .map_err(|error| cannot_sign(&error))?;
-        crl.pem().map_err(|error| cannot_sign(&error))
-    }
-
     fn issuer(&self) -> Result<Issuer<'static, &KeyPair>, Failure> {
         Issuer::from_ca_cert_der(&self.der, &*self.key).map_err(|error| cannot_sign(&error))
     }
@@ -520,19 +367,6 @@ fn unique_name() -> Result<String, Failure> {
     Ok(format!("pgtlsproxy CA {:08x}", u32::from_be_bytes(suffix)))
 }
 
-fn number_of(serial: &Serial) -> Option<u64> {
-    serial.as_bytes().iter().try_fold(0_u64, |number, &byte| {
-        number.checked_mul(256)?.checked_add(byte.into())
-    })
-}
-
-fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
-        .collect()
-}
-
 fn cannot_sign(why: &dyn std::fmt::Display) -> Failure {
     Failure::new("cannot sign", why.to_string(), "")
 }
@@ -543,4 +377,57 @@ fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> Failure {
         why.to_string(),
         "put a backup of it in its place",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_passphrase() -> Result<Passphrase, Failure> {
+        panic!("nobody was to be asked")
+    }
+
+    #[test]
+    fn a_program_makes_a_ca_and_nodes_in_process() {
+        let place = tempfile::tempdir().unwrap();
+        let (pki, out) = (place.path().join("pki"), place.path().join("node"));
+        Authority::create(&pki, &NewAuthority::default(), Existing::Keep).unwrap();
+        let authority = Authority::open(&pki, no_passphrase).unwrap();
+        let node = NewNode::new("db1", &["localhost", "127.0.0.1"]).unwrap();
+        let made = authority.issue(&node, &out, Existing::Keep).unwrap();
+        assert!(made.certificate.is_issued_by(authority.certificate()));
+        assert_eq!(made.certificate.identity().to_string(), "dns:localhost");
+        assert_eq!(made.key_path.as_deref(), Some(&*out.join("db1.key")));
+        assert!(made.certificate_path.exists() && !made.cut_short);
+        let revoked = authority.revoke("db1").unwrap();
+        assert_eq!(
+            revoked[0].record.serial,
+            made.certificate.serial().to_string()
+        );
+        assert!(
+            authority.revoke("db1").unwrap().is_empty(),
+            "once is enough"
+        );
+    }
+
+    #[test]
+    fn of_two_cas_in_one_file_the_one_with_the_key_signs() {
+        let place = tempfile::tempdir().unwrap();
+        let (old, new) = (place.path().join("old"), place.path().join("new"));
+        let first = Authority::create(&old, &NewAuthority::default(), Existing::Keep).unwrap();
+        let second = Authority::create(&new, &NewAuthority::default(), Existing::Keep).unwrap();
+        let bundle = [&old, &new]
+            .map(|pki| std::fs::read_to_string(pki.join(CA_CERTIFICATE)).unwrap())
+            .concat();
+        std::fs::write(new.join(CA_CERTIFICATE), bundle).unwrap();
+        let opened = Authority::open(&new, no_passphrase).unwrap();
+        assert_eq!(opened.certificate(), second.certificate());
+        std::fs::copy(old.join(CA_CERTIFICATE), new.join(CA_CERTIFICATE)).unwrap();
+        let failure = Authority::open(&new, no_passphrase).err().unwrap();
+        assert!(failure.what().contains("does not belong"), "{failure}");
+        assert_ne!(
+            first.certificate().subject(),
+            second.certificate().subject()
+        );
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use protocol::certificate::{Certificate, CertificateError, Crl};
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use zeroize::Zeroizing;
 
 use crate::report::Failure;
 use crate::request::Request;
@@ -49,6 +50,7 @@ fn parse_pem(bytes: &[u8], path: &Path) -> Result<Vec<Item>, Failure> {
             SectionKind::Crl => items.push(crl(der, path)?),
             SectionKind::Csr => items.push(Item::Request(Request::parse(&der, path)?)),
             SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
+                drop(Zeroizing::new(der));
                 items.push(Item::Key { encrypted: false });
             }
             _ => {}

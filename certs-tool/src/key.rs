@@ -121,7 +121,7 @@ impl PassphraseSource {
 fn prompt(text: &str) -> Result<Passphrase, Failure> {
     let nobody = || {
         Failure::new(
-            "the CA's key has a passphrase, and there is no terminal to ask for it",
+            "a key has a passphrase, and there is no terminal to ask for it",
             "",
             "give --passphrase-file FILE or --passphrase-fd NUMBER",
         )
@@ -211,9 +211,11 @@ pub(crate) fn from_bytes(
     let der = if text.contains("-----BEGIN") {
         PrivateKeyDer::from_pem_slice(bytes).map_err(|error| unreadable(error.to_string()))?
     } else {
-        PrivateKeyDer::try_from(bytes).map_err(|error| unreadable(error.to_owned()))?
+        let der = PrivateKeyDer::try_from(bytes).map_err(|error| unreadable(error.to_owned()))?;
+        der.clone_key()
     };
-    KeyPair::try_from(&der)
+    let der = Zeroizing::new(der);
+    KeyPair::try_from(&*der)
         .map(Zeroizing::new)
         .map_err(|error| unreadable(error.to_string()))
 }

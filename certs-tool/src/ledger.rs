@@ -103,7 +103,8 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             _ => store::read(&path)?,
         };
-        let text = String::from_utf8(bytes).map_err(|error| damaged(0, error.to_string()))?;
+        let text =
+            String::from_utf8(bytes.to_vec()).map_err(|error| damaged(0, error.to_string()))?;
         let mut entries = Vec::new();
         for (index, line) in text.lines().enumerate() {
             entries.push(

@@ -65,7 +65,7 @@ impl FromStr for NodeName {
             .first()
             .is_some_and(u8::is_ascii_alphanumeric);
         // 64 characters are the most that X.509 allows a common name.
-        if !begins_well || !text.bytes().all(plain) || text.len() > 64 {
+        if !begins_well || !text.bytes().all(plain) || text.len() > 64 || dns(text).is_err() {
             return Err(format!(
                 "`{}` is not a node's name: letters, digits, `.`, `-` and `_`, at most 64, beginning with a letter or digit",
                 escape(text)
@@ -153,6 +153,8 @@ impl FromStr for AltName {
 fn dns(text: &str) -> Result<AltName, String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
             && label
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -182,6 +184,15 @@ fn uri(text: &str) -> Result<AltName, String> {
         ));
     }
     Ok(AltName::Uri(text.to_owned()))
+}
+
+/// The names of a node: those given, else its own name as a DNS name.
+pub(crate) fn all_names(name: &NodeName, given: &[AltName]) -> Vec<AltName> {
+    if given.is_empty() {
+        vec![AltName::Dns(name.to_string())]
+    } else {
+        given.to_vec()
+    }
 }
 
 /// From when until when a certificate is to be valid; what is not said is taken from the profile.
@@ -229,6 +240,13 @@ pub(crate) fn serial() -> Result<SerialNumber, Failure> {
 
 /// A CA's certificate.
 pub(crate) fn ca(name: &str, (begin, end): (Date, Date)) -> Result<CertificateParams, Failure> {
+    if name.trim().is_empty() || name.chars().count() > 64 || name.contains(char::is_control) {
+        return Err(Failure::new(
+            format!("a CA cannot be called `{}`", escape(name)),
+            "X.509 wants 1 to 64 characters, and a terminal no control characters",
+            "give another --name, or none for one that no other CA has",
+        ));
+    }
     let mut params = named(name, begin, end)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -279,4 +297,125 @@ fn common_name(name: &str) -> DistinguishedName {
 
 fn sans(names: &[AltName]) -> Result<Vec<SanType>, Failure> {
     names.iter().map(AltName::to_san).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_a_name_is_found_by_itself() {
+        for (text, shown) in [
+            ("db1.example.com", "dns:db1.example.com"),
+            ("db1", "dns:db1"),
+            ("*.example.com", "dns:*.example.com"),
+            ("10.0.0.1", "ip:10.0.0.1"),
+            ("2001:db8::1", "ip:2001:db8::1"),
+            ("::ffff:10.0.0.1", "ip:10.0.0.1"),
+            ("spiffe://site/db1", "uri:spiffe://site/db1"),
+            ("dns:db1", "dns:db1"),
+            ("ip:10.0.0.1", "ip:10.0.0.1"),
+            ("uri:urn:db1", "uri:urn:db1"),
+        ] {
+            let name: AltName = text.parse().unwrap();
+            assert_eq!(name.to_string(), shown, "{text}");
+            assert_eq!(shown.parse(), Ok(name), "what is shown can be given");
+        }
+    }
+
+    #[test]
+    fn what_no_certificate_should_hold_is_refused() {
+        let long = format!("{}.com", "a".repeat(64));
+        for text in [
+            "",
+            "a b",
+            "a..b",
+            "a.",
+            ".a",
+            "-",
+            "a*.b",
+            "a.*.b",
+            "*",
+            "host:5432",
+            "10.0.0.0/8",
+            "x@y",
+            "ä.de",
+            "a\n",
+            "dns:",
+            "ip:db1",
+            "uri:",
+            "uri:x",
+            "://x",
+            "http://a b",
+            &long,
+        ] {
+            assert!(text.parse::<AltName>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_nodes_name_is_safe_as_a_files_name() {
+        for text in ["db1", "DB-1.example_2.com", "1"] {
+            assert!(text.parse::<NodeName>().is_ok(), "{text}");
+        }
+        let long = "a".repeat(65);
+        for text in [
+            "", ".", "..", "a/b", "../a", ".a", "-a", "a b", "a..b", "a.", "ca", "CA", "a\u{1b}",
+            &long,
+        ] {
+            assert!(text.parse::<NodeName>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn periods_begin_an_hour_back_and_count_days_from_now() {
+        let now: Date = "2026-11-24T10:00:00Z".parse().unwrap();
+        let ends = |period: Period| {
+            let (begin, end) = period.ends(now, 10).unwrap();
+            (begin.to_string(), end.to_string())
+        };
+        let date = |text: &str| Some(text.parse().unwrap());
+        let usual = ends(Period::default());
+        assert_eq!(
+            usual,
+            (
+                "2026-11-24T09:00:00Z".to_owned(),
+                "2026-12-04T10:00:00Z".to_owned()
+            )
+        );
+        let given = Period {
+            days: Some(2),
+            not_before: date("2020-01-01"),
+            not_after: None,
+        };
+        assert_eq!(
+            ends(given),
+            (
+                "2020-01-01T00:00:00Z".to_owned(),
+                "2020-01-03T00:00:00Z".to_owned()
+            )
+        );
+        let never = Period {
+            days: None,
+            not_before: date("2020-01-02"),
+            not_after: date("2020-01-01"),
+        };
+        assert!(never.ends(now, 10).is_err());
+        let far = Period {
+            days: Some(u32::MAX),
+            ..Period::default()
+        };
+        assert_eq!(ends(far).1, "9999-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn serial_numbers_are_positive_and_of_one_length() {
+        for _ in 0..100 {
+            let bytes = serial().unwrap().to_bytes();
+            assert!(
+                bytes.len() == 16 && (0x40..0x80).contains(&bytes[0]),
+                "{bytes:?}"
+            );
+        }
+    }
 }

@@ -217,3 +217,45 @@ impl fmt::Display for Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_in_three_ways_and_written_in_one() {
+        for text in [
+            "2026-11-24T00:00:00Z",
+            "2026-11-24",
+            "@1795478400",
+            "2026-11-24T01:00:00+01:00",
+        ] {
+            assert_eq!(
+                text.parse::<Date>().unwrap().to_string(),
+                "2026-11-24T00:00:00Z",
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "yesterday",
+            "2026-13-01",
+            "@",
+            "@99999999999999999999",
+            "@-99999999999",
+            "24.11.2026",
+        ] {
+            assert!(text.parse::<Date>().is_err(), "{text}");
+        }
+        assert_eq!(
+            Date::from_unix(i64::MAX).to_string(),
+            "9999-12-31T23:59:59Z"
+        );
+    }
+
+    #[test]
+    fn a_failure_leaves_out_what_it_does_not_know() {
+        assert_eq!(Failure::new("a", "", "c").to_string(), "a\n  c");
+        assert_eq!(Failure::new("a", "b", "c").to_string(), "a\n  b\n  c");
+    }
+}

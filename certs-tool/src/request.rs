@@ -1,7 +1,9 @@
 //! A certificate request (PKCS#10, RFC 2986): what it asks for, and the key that it proves to hold.
 
+use std::fmt;
 use std::path::Path;
 
+use protocol::certificate::KeyAlgorithm;
 use protocol::identity::escape;
 use rcgen::SubjectPublicKeyInfo;
 use rustls_pki_types::CertificateSigningRequestDer;
@@ -24,7 +26,7 @@ pub struct Request {
 impl Request {
     /// Reads a request in PEM or DER and verifies its signature; `path` is for the words only.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, Failure> {
-        let unreadable = |why: &dyn std::fmt::Display| {
+        let unreadable = |why: &dyn fmt::Display| {
             Failure::new(
                 format!("{} is not a certificate request", path.display()),
                 why.to_string(),
@@ -47,16 +49,20 @@ impl Request {
             ));
         }
         let info = &request.certification_request_info;
-        let public_key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw).map_err(|error| {
+        let unusable = |what: &dyn fmt::Display| {
             Failure::new(
-                format!(
-                    "the key in {} is of a kind that is not signed here",
-                    path.display()
-                ),
-                error.to_string(),
-                "ask for one with P-256, P-384 or RSA",
+                format!("the key in {} is not signed here", path.display()),
+                format!("TLS 1.3 does not take it ({what})"),
+                "ask for a certificate with P-256, P-384 or RSA of 2048 bits and more",
             )
-        })?;
+        };
+        // Before the signature, which a library refuses to check for a key that is too weak.
+        let kind = KeyAlgorithm::parse(info.subject_pki.raw).map_err(|error| unreadable(&error))?;
+        if !kind.is_usable() {
+            return Err(unusable(&escape(&kind.to_string())));
+        }
+        let public_key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw)
+            .map_err(|error| unusable(&error))?;
         request.verify_signature().map_err(|_| {
             Failure::new(
                 format!("the signature of {} is wrong", path.display()),

@@ -161,13 +161,10 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::file("make the directory", path, &error))
 }
 
-/// Reads a file of a sane size.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut content = Vec::new();
+/// Reads a file of a sane size; it may hold a key, so what is read is wiped when dropped.
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let file = File::open(path).map_err(|error| Failure::file("read", path, &error))?;
-    let read = file.take(READ_AT_MOST).read_to_end(&mut content);
-    read.map_err(|error| Failure::file("read", path, &error))?;
-    Ok(content)
+    read_all(file, path)
 }
 
 /// Reads a private key, and refuses one that others can read.
@@ -175,23 +172,39 @@ pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let failed = |error: io::Error| Failure::file("read", path, &error);
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    let mode = metadata.permissions().mode();
-    if metadata.is_file() && mode & 0o077 != 0 && mode & 0o777 != 0o640 {
+    let mode = metadata.permissions().mode() & 0o7777;
+    // A service may share its key with its own group, as PostgreSQL allows too.
+    if metadata.is_file() && mode & 0o077 != 0 && mode != 0o640 {
         return Err(Failure::new(
             format!(
-                "{} can be read or changed by others (mode {:04o})",
-                path.display(),
-                mode & 0o7777
+                "{} can be read or changed by others (mode {mode:04o})",
+                path.display()
             ),
             "a key that others have seen is no secret",
             format!("chmod 600 {}", path.display()),
         ));
     }
+    read_all(file, path)
+}
+
+/// Reads the file that an argument names; `-` is standard input.
+pub(crate) fn read_argument(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if path != Path::new("-") {
+        return read(path);
+    }
+    let mut content = Zeroizing::new(Vec::new());
+    let read = io::stdin().take(READ_AT_MOST).read_to_end(&mut content);
+    read.map_err(|error| Failure::file("read", Path::new("standard input"), &error))?;
+    Ok(content)
+}
+
+fn read_all(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     // Room for all of it at once: a growing Vec would leave copies behind.
-    let size = usize::try_from(metadata.len().min(READ_AT_MOST)).unwrap_or(0);
-    let mut content = Zeroizing::new(Vec::with_capacity(size + 1));
-    file.take(READ_AT_MOST)
-        .read_to_end(&mut content)
-        .map_err(failed)?;
+    let size = file
+        .metadata()
+        .map_or(0, |metadata| metadata.len().min(READ_AT_MOST));
+    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1));
+    let read = file.take(READ_AT_MOST).read_to_end(&mut content);
+    read.map_err(|error| Failure::file("read", path, &error))?;
     Ok(content)
 }

@@ -1,7 +1,6 @@
 //! `inspect`: what is in a file, of whatever origin, and what is wrong with it for our use.
 
 use std::fmt;
-use std::io::Read;
 use std::path::Path;
 
 use protocol::certificate::{Certificate, Crl, Use, crl_date_fault, faults};
@@ -13,9 +12,7 @@ use crate::commands::{print, print_json};
 use crate::contents::{self, Item};
 use crate::report::{Date, Failure, Problem};
 use crate::request::Request;
-
-/// More than any bundle needs.
-const READ_AT_MOST: u64 = 16 << 20;
+use crate::store;
 
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -74,7 +71,7 @@ struct ShownKey {
 pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     let mut shown = Vec::new();
     for path in &arguments.files {
-        for item in load(path)? {
+        for item in contents::parse(&store::read_argument(path)?, path)? {
             shown.push(judge(item, path, arguments.purpose));
         }
     }
@@ -83,16 +80,6 @@ pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     }
     let texts: Vec<String> = shown.iter().map(ToString::to_string).collect();
     print(&texts.join("\n"))
-}
-
-fn load(path: &Path) -> Result<Vec<Item>, Failure> {
-    if path != Path::new("-") {
-        return contents::load(path);
-    }
-    let mut bytes = Vec::new();
-    let read = std::io::stdin().take(READ_AT_MOST).read_to_end(&mut bytes);
-    read.map_err(|error| Failure::new("cannot read standard input", error.to_string(), ""))?;
-    contents::parse(&bytes, path)
 }
 
 fn judge(item: Item, path: &Path, purpose: Option<Purpose>) -> Shown {

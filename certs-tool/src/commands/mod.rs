@@ -26,7 +26,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let directory = arguments.directory();
     match arguments.command {
         Command::Ca(CaCommand::Init(init)) => ca::init(&directory, &init)?,
-        Command::Issue(issue) => issue::run(&directory, issue)?,
+        Command::Issue(issue) => issue::run(&directory, &issue)?,
         Command::Request(request) => request::run(&directory, &request)?,
         Command::Sign(sign) => sign::run(&directory, sign)?,
         Command::Revoke(revoke) => revoke::run(&directory, &revoke)?,

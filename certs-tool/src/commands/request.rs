@@ -16,7 +16,10 @@ pub(super) fn run(directory: &Path, arguments: &Request) -> Result<(), Failure> 
     let failed =
         |error: rcgen::Error| Failure::new("cannot make the request", error.to_string(), "");
     let key = key::generate(arguments.key_alg)?;
-    let params = profile::request(&arguments.name, &arguments.names.san)?;
+    let params = profile::request(
+        &arguments.name,
+        &profile::all_names(&arguments.name, &arguments.names.san),
+    )?;
     let request = params
         .serialize_request(&*key)
         .and_then(|request| request.pem())

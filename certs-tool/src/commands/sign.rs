@@ -1,6 +1,5 @@
 //! `sign`: a certificate for somebody else's key.
 
-use std::io::Read;
 use std::path::Path;
 
 use crate::authority::NewNode;
@@ -11,20 +10,8 @@ use crate::report::Failure;
 use crate::request::Request;
 use crate::store;
 
-/// More than any request needs.
-const REQUEST_AT_MOST: u64 = 1 << 20;
-
 pub(super) fn run(directory: &Path, arguments: Sign) -> Result<(), Failure> {
-    let bytes = if arguments.request == Path::new("-") {
-        let mut bytes = Vec::new();
-        let read = std::io::stdin()
-            .take(REQUEST_AT_MOST)
-            .read_to_end(&mut bytes);
-        read.map_err(|error| Failure::new("cannot read standard input", error.to_string(), ""))?;
-        bytes
-    } else {
-        store::read(&arguments.request)?
-    };
+    let bytes = store::read_argument(&arguments.request)?;
     let request = Request::parse(&bytes, &arguments.request)?;
     let (period, existing) = (arguments.period(), arguments.existing());
     let passphrase = arguments.passphrase();

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::cli::Verify;
 use crate::commands::{print, print_json};
 use crate::contents::{self, Item};
-use crate::key::{self, PassphraseSource};
+use crate::key;
 use crate::report::{Date, Failure, Problem};
 use crate::store;
 use crate::verify::{Case, Encoded, belongs_to};
@@ -134,7 +134,13 @@ fn peer_name(text: &str) -> Result<ServerName<'static>, Failure> {
 
 fn key_problem(path: &Path, leaf: &Encoded) -> Result<Option<Problem>, Failure> {
     let bytes = store::read_secret(path)?;
-    let key = key::from_bytes(&bytes, path, || PassphraseSource::Prompt.ask(path))?;
+    let key = key::from_bytes(&bytes, path, || {
+        Err(Failure::new(
+            format!("{} has a passphrase", path.display()),
+            "the proxy starts without a person and reads no such key",
+            format!("`openssl pkey -in {}` takes it off", path.display()),
+        ))
+    })?;
     Ok((!belongs_to(&key, &leaf.1)).then(|| {
         Problem::new(
             format!(

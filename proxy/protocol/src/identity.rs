@@ -665,4 +665,16 @@ mod tests {
             }
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_pattern_that_reads_back_or_an_error(text in "(cn|dns|ip|uri|sha256)?:?\\PC{0,80}") {
+            if let Ok(pattern) = text.parse::<IdentityPattern>() {
+                // What is shown is escaped, and so the same only where nothing had to be.
+                if escape(&text) == text {
+                    proptest::prop_assert_eq!(pattern.to_string().parse(), Ok(pattern));
+                }
+            }
+        }
+    }
 }

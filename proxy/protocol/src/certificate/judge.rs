@@ -19,7 +19,7 @@ pub enum Use {
 pub fn faults(certificate: &Certificate, for_use: Use, now: i64) -> Vec<Fault> {
     let which = || Which::of(certificate);
     let mut found: Vec<Fault> = date_fault(certificate, now).into_iter().collect();
-    if !is_usable(certificate.key()) {
+    if !certificate.key().is_usable() {
         found.push(Fault::UnusableKey(which(), certificate.key().clone()));
     }
     let trusted_as_it_is = for_use == Use::Ca && certificate.is_self_issued();
@@ -54,14 +54,6 @@ fn date_fault(certificate: &Certificate, now: i64) -> Option<Fault> {
 
 fn is_last_third(begin: i64, end: i64, now: i64) -> bool {
     end.saturating_sub(now) < end.saturating_sub(begin) / 3
-}
-
-fn is_usable(key: &KeyAlgorithm) -> bool {
-    match key {
-        KeyAlgorithm::Ec(_) | KeyAlgorithm::Ed25519 => true,
-        KeyAlgorithm::Rsa(bits) => (2048..=8192).contains(bits),
-        KeyAlgorithm::Other(_) => false,
-    }
 }
 
 fn ca_faults(certificate: &Certificate, found: &mut Vec<Fault>) {
@@ -495,6 +487,13 @@ mod tests {
                     let _ = Crl::parse(&damaged);
                 }
             }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_are_an_answer_too(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
+            let _ = (Certificate::parse(&bytes), Crl::parse(&bytes), KeyAlgorithm::parse(&bytes));
         }
     }
 }
