@@ -197,7 +197,7 @@ async fn negotiate<S: Negotiable>(
         // PostgreSQL's own rule (CVE-2021-23214): what was sent along with the question would be taken for plaintext.
         if asks && stream.has_sent_more() {
             return Err(End::Refused(Box::new(Refusal::new(
-                "W11",
+                "W16",
                 SqlState::PROTOCOL_VIOLATION,
                 "received unencrypted data after an encryption request",
             ).hint("this is a client with a fault, or somebody between it and us who puts bytes in"))));

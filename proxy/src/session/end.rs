@@ -136,7 +136,7 @@ impl fmt::Display for End {
             ),
             Self::NotPostgres { first_byte } => write!(
                 f,
-                "not PostgreSQL's protocol: the first byte was 0x{first_byte:02x} [W10]"
+                "not PostgreSQL's protocol: the first byte was 0x{first_byte:02x} [W17]"
             ),
             Self::Left { stage, error } => write!(f, "the peer left during {stage}: {error}"),
             Self::TimedOut { stage, after } => {

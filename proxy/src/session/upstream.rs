@@ -215,7 +215,7 @@ async fn reach(
         }
         if stream.has_sent_more() {
             return Err(cannot_connect(
-                "W11",
+                "W16",
                 format!("{target} sent unencrypted data after its answer to SSLRequest"),
                 "somebody between the hosts may put bytes in: look at the network",
             ));
