@@ -47,7 +47,7 @@ impl Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The CA itself
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  certs-tool ca init")]
     Ca(CaCommand),
     /// Make a key and a certificate: NAME.key and NAME.crt
     Issue(Issue),

@@ -902,7 +902,8 @@ fn data_is_on_stdout_and_talk_on_stderr() {
 fn every_help_gives_an_example() {
     let place = Place::empty();
     for command in [
-        "", "ca init", "issue", "request", "sign", "revoke", "crl", "list", "inspect", "verify",
+        "", "ca", "ca init", "issue", "request", "sign", "revoke", "crl", "list", "inspect",
+        "verify",
     ] {
         let output = place.run(&format!("{command} --help"));
         assert!(

@@ -33,7 +33,7 @@ impl Which {
                 "...".to_owned()
             }
         });
-        let sans: String = names.take(8).map(|name| format!(" --san {name}")).collect();
+        let sans: String = names.map(|name| format!(" --san {name}")).collect();
         Self {
             shown: format!(
                 "{} (serial {})",
@@ -41,7 +41,7 @@ impl Which {
                 certificate.serial()
             ),
             is_ca: certificate.is_ca(),
-            issue_again: format!("certs-tool issue {name}{sans} --force"),
+            issue_again: format!("certs-tool issue {name}{} --force", shortened(sans)),
         }
     }
 
@@ -58,6 +58,15 @@ impl Which {
 impl fmt::Display for Which {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
+    }
+}
+
+/// A line that nobody can read helps nobody: of very many names none is given.
+fn shortened(sans: String) -> String {
+    if sans.len() > 400 {
+        " --san ...".to_owned()
+    } else {
+        sans
     }
 }
 
