@@ -212,7 +212,7 @@ fn stalled_path_goes_on_where_it_stopped() {
     let walsender = primary.query("select pid from pg_stat_replication");
     path.link.stall();
     primary.query("create table t as select generate_series(1, 200000) as id");
-    let sent = "select sent_lsn > replay_lsn from pg_stat_replication";
+    let sent = "select sent_lsn > coalesce(replay_lsn, '0/0') from pg_stat_replication";
     primary.poll_query_until(sent, "t");
     path.link.resume();
     standby.catch_up_with(&primary);
