@@ -4,21 +4,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::files::Scratch;
+use crate::files::{Scratch, give_to_postgres};
 use crate::process::run;
 use crate::programs::certs_tool;
 
 /// A certificate authority of a test.
 #[derive(Debug)]
 pub struct Pki {
-    dir: Scratch,
+    dir: Arc<Scratch>,
 }
 
-/// A node's certificate and key, with the CA that it trusts.
+/// A node's certificate and key, with the CA that it trusts. The files live as long as it or its [`Pki`].
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The certificate, as PEM.
@@ -27,6 +28,7 @@ pub struct Identity {
     pub key: PathBuf,
     /// The CA that it trusts.
     pub ca: PathBuf,
+    dir: Arc<Scratch>,
 }
 
 /// One thing wrong with a certificate.
@@ -86,7 +88,7 @@ impl Pki {
     #[expect(clippy::new_without_default, reason = "it runs programs")]
     pub fn new() -> Self {
         let pki = Self {
-            dir: Scratch::new("pki"),
+            dir: Arc::new(Scratch::new("pki")),
         };
         pki.certs_tool(&["ca", "init"]).unwrap();
         fs::write(pki.path("openssl.cnf"), OPENSSL_CONF).unwrap();
@@ -196,6 +198,7 @@ impl Pki {
             cert: self.path(&format!("{name}.crt")),
             key: self.path(&format!("{name}.key")),
             ca: self.ca(),
+            dir: Arc::clone(&self.dir),
         }
     }
 
@@ -237,6 +240,22 @@ impl Identity {
     pub fn conninfo(&self) -> String {
         let [cert, key, ca] = [&self.cert, &self.key, &self.ca].map(|path| path.display());
         format!("sslcert={cert} sslkey={key} sslrootcert={ca}")
+    }
+
+    /// A copy of the files in another directory.
+    pub(crate) fn copy_to(&self, dir: &Path) -> Self {
+        let [cert, key, ca] = [&self.cert, &self.key, &self.ca].map(|file| {
+            let copy = dir.join(file.file_name().unwrap());
+            fs::copy(file, &copy).unwrap();
+            give_to_postgres(&copy);
+            copy
+        });
+        Self {
+            cert,
+            key,
+            ca,
+            dir: Arc::clone(&self.dir),
+        }
     }
 
     /// The certificate and what follows it in its file.

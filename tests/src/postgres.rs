@@ -362,13 +362,7 @@ impl Node {
 
     /// A copy of this certificate and key that the server's user may read, beside the data directory.
     pub fn own_identity(&self, identity: &Identity) -> Identity {
-        let [cert, key, ca] = [&identity.cert, &identity.key, &identity.ca].map(|file| {
-            let copy = self.dir.path().join(file.file_name().unwrap());
-            fs::copy(file, &copy).unwrap();
-            give_to_postgres(&copy);
-            copy
-        });
-        Identity { cert, key, ca }
+        identity.copy_to(self.dir.path())
     }
 
     /// One of this PostgreSQL's own programs, run as the server's user.

@@ -116,9 +116,8 @@ fn key_of_another_identity_does_not_pass() {
 fn key_of_an_ended_session_does_not_pass() {
     let (pki, stand_in) = (Pki::new(), StandIn::new());
     let (server, identity) = (server(&pki, &stand_in, ""), pki.issue("standby"));
-    let (mut downstream, upstream) = session(&server, &stand_in, &identity, 7, SECRET);
-    drop(upstream);
-    downstream.ending();
+    drop(session(&server, &stand_in, &identity, 7, SECRET));
+    server.wait_for_log("session ended");
     let mut cancel = Wire::direct_tls(server.address(), &identity);
     cancel.send(&wire::cancel_request(7, SECRET));
     assert_eq!(cancel.ending(), Ending::Eof);

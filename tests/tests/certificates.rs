@@ -59,7 +59,7 @@ fn bad_client_certificates_are_refused() {
     server_refuses(&server, &stand_in, None, "no certificate");
     let cases = [
         (Wrong::Expired, "expired"),
-        (Wrong::NotYetValid, "not yet valid"),
+        (Wrong::NotYetValid, "valid only from"),
         (Wrong::Purpose, "clientAuth"),
         (Wrong::SelfSigned, "CA"),
         (Wrong::Version1, "version"),
@@ -76,7 +76,7 @@ fn bad_server_certificates_are_refused() {
     let pki = Pki::new();
     let cases = [
         (Wrong::Expired, "expired"),
-        (Wrong::NotYetValid, "not yet valid"),
+        (Wrong::NotYetValid, "valid only from"),
         (Wrong::Purpose, "serverAuth"),
         (Wrong::SelfSigned, "CA"),
         (Wrong::Version1, "version"),

@@ -121,6 +121,19 @@ fn half_close_passes_both_ways() {
 }
 
 #[test]
+fn last_words_before_a_close_arrive() {
+    let stand_in = StandIn::new();
+    let path = Path::to(&stand_in.upstream(), "", "");
+    for _ in 0..50 {
+        let (mut downstream, mut upstream) = path.session(&stand_in);
+        downstream.send(b"X\0\0\0\x04");
+        drop(downstream);
+        assert_eq!(upstream.read_exactly(5), b"X\0\0\0\x04");
+        upstream.ending();
+    }
+}
+
+#[test]
 fn dead_peer_is_noticed_at_both_ends_within_15_s() {
     let Some(hosts) = Namespaces::new() else {
         return;
@@ -199,7 +212,7 @@ fn stalled_path_goes_on_where_it_stopped() {
     let walsender = primary.query("select pid from pg_stat_replication");
     path.link.stall();
     primary.query("create table t as select generate_series(1, 200000) as id");
-    let sent = "select sent_lsn > replay_lsn from pg_stat_replication";
+    let sent = "select sent_lsn > coalesce(replay_lsn, '0/0') from pg_stat_replication";
     primary.poll_query_until(sent, "t");
     path.link.resume();
     standby.catch_up_with(&primary);

@@ -140,7 +140,7 @@ fn bytes_stuffed_before_tls_never_reach_postgres() {
         },
         other => assert_eq!(other, b'E'),
     }
-    server.wait_for_log("before");
+    server.wait_for_log("received unencrypted data");
     assert!(stand_in.accepted().is_none());
 
     let tunnel = Tunnel::with(stand_in.upstream(), "", "");

@@ -61,6 +61,8 @@ fn cascading_standby_streams_from_a_standby() {
 #[test]
 fn promoted_standby_and_rewound_primary_swap_roles() {
     let mut old = Node::primary();
+    old.append_conf("wal_keep_size = 64MB"); // pg_rewind reads back to where the two parted
+    old.reload();
     let there = Tunnel::to(&old);
     let new = Node::standby("new", &there.conninfo());
     old.wait_for_standby("new");
