@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use protocol::identity::escape;
+use protocol::escape::escape;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Date, Failure};

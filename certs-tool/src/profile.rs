@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use protocol::identity::escape;
+use protocol::escape::escape;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyUsagePurpose, SanType, SerialNumber,
@@ -230,11 +230,12 @@ pub(crate) fn crl_begin(now: Date, ca_begin: Date, end: Date) -> Date {
     now.plus(-BACKDATED).max(ca_begin).min(end.plus(-1))
 }
 
-/// A serial number: 128 bits, random but for the two uppermost, which keep it positive and its length fixed.
+/// A serial number: 128 random bits behind a byte that keeps it positive and its length fixed (RFC 5280 allows 20).
 pub(crate) fn serial() -> Result<SerialNumber, Failure> {
-    let mut bytes: [u8; 16] =
+    let random: [u8; 16] =
         random().map_err(|error| Failure::new("cannot get random bytes", error.to_string(), ""))?;
-    bytes[0] = bytes[0] & 0x7f | 0x40;
+    let mut bytes = vec![1];
+    bytes.extend(random);
     Ok(SerialNumber::from_slice(&bytes))
 }
 
@@ -412,10 +413,7 @@ mod tests {
     fn serial_numbers_are_positive_and_of_one_length() {
         for _ in 0..100 {
             let bytes = serial().unwrap().to_bytes();
-            assert!(
-                bytes.len() == 16 && (0x40..0x80).contains(&bytes[0]),
-                "{bytes:?}"
-            );
+            assert!(bytes.len() == 17 && bytes[0] == 1, "{bytes:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use protocol::certificate::KeyAlgorithm;
-use protocol::identity::escape;
+use protocol::escape::escape;
 use rcgen::SubjectPublicKeyInfo;
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
@@ -59,7 +59,7 @@ impl Request {
         // Before the signature, which a library refuses to check for a key that is too weak.
         let kind = KeyAlgorithm::parse(info.subject_pki.raw).map_err(|error| unreadable(&error))?;
         if !kind.is_usable() {
-            return Err(unusable(&escape(&kind.to_string())));
+            return Err(unusable(&escape(kind.to_string())));
         }
         let public_key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw)
             .map_err(|error| unusable(&error))?;
@@ -90,7 +90,7 @@ impl Request {
         }
         Ok(Self {
             public_key,
-            subject: escape(&info.subject.to_string()),
+            subject: escape(info.subject.to_string()),
             names,
             ignored,
         })
@@ -128,6 +128,6 @@ fn name_in_words(name: &GeneralName<'_>) -> String {
                 Err(_) => "ip:(damaged)".to_owned(),
             },
         },
-        other => escape(&other.to_string()),
+        other => escape(other.to_string()),
     }
 }

@@ -4,7 +4,7 @@
 use protocol::certificate::{
     Certificate, Crl, Fault, Use, bundle_faults, crl_faults, faults, leads_to,
 };
-use protocol::identity::escape;
+use protocol::escape::escape;
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use std::time::Duration;
@@ -122,12 +122,7 @@ impl Case {
     fn wrong_name(&self, wanted: &ServerName<'_>) -> Problem {
         let identity = self.leaf.0.identity();
         let ip = identity.ip().iter().map(ToString::to_string);
-        let names: Vec<String> = identity
-            .dns()
-            .iter()
-            .map(|name| escape(name))
-            .chain(ip)
-            .collect();
+        let names: Vec<String> = identity.dns().iter().map(escape).chain(ip).collect();
         let has = if names.is_empty() {
             "no host name and no address".to_owned()
         } else {

@@ -58,7 +58,7 @@ impl Authority {
             return Err(Failure::new(
                 format!(
                     "this CA has issued nothing called {}",
-                    protocol::identity::escape(name_or_serial)
+                    protocol::escape::escape(name_or_serial)
                 ),
                 format!(
                     "the ledger in {} knows no such name or serial number",

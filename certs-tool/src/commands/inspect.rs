@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use protocol::certificate::{Certificate, Crl, Use, crl_date_fault, faults};
-use protocol::identity::escape;
+use protocol::escape::escape;
 use serde::Serialize;
 
 use crate::cli::{Inspect, Purpose};
@@ -126,7 +126,7 @@ fn of_certificate(
         version: certificate.version(),
         ca: certificate.is_ca(),
         path_length: certificate.path_length(),
-        key: escape(&certificate.key().to_string()),
+        key: escape(certificate.key().to_string()),
         signature: certificate.signature().to_string(),
         uses: uses(certificate),
         sha256: certificate.fingerprint().to_string(),

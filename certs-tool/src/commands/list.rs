@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use protocol::identity::escape;
+use protocol::escape::escape;
 use serde::Serialize;
 
 use crate::authority::CA_CERTIFICATE;
@@ -54,7 +54,7 @@ pub(super) fn run(directory: &Path, arguments: &List) -> Result<(), Failure> {
     );
     for Row { issued, state } in &rows {
         let record = &issued.record;
-        let names: Vec<String> = record.names.iter().map(|name| escape(name)).collect();
+        let names: Vec<String> = record.names.iter().map(escape).collect();
         let (name, serial, day) = (
             escape(&record.name),
             escape(&record.serial),

@@ -124,7 +124,7 @@ fn peer_name(text: &str) -> Result<ServerName<'static>, Failure> {
         Failure::new(
             format!(
                 "`{}` is neither a host name nor an address",
-                protocol::identity::escape(text)
+                protocol::escape::escape(text)
             ),
             "",
             "",

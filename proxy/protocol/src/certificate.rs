@@ -22,7 +22,8 @@ pub use algorithm::{KeyAlgorithm, Signature};
 pub use fault::{Fault, Moment, Which};
 pub use judge::{Use, bundle_faults, crl_date_fault, crl_faults, faults, leads_to};
 
-use crate::identity::{Fingerprint, Identity, escape};
+use crate::escape::escape;
+use crate::identity::{Fingerprint, Identity};
 
 /// Why a certificate or a CRL could not be read at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +123,7 @@ impl Serial {
     /// From big-endian bytes; zeros before the number do not count.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
-        Self(bytes[zeros..].to_vec())
+        Self(bytes.get(zeros..).unwrap_or_default().to_vec())
     }
 
     /// Big-endian, no zeros before the number.

@@ -1,18 +1,16 @@
-//! ErrorResponse and SQLSTATE: how a refusal is told to a frontend, and how names from peers are shown.
+//! ErrorResponse and SQLSTATE: how a refusal is told to a frontend.
 //!
 //! Follows "Error and Notice Message Fields" of the PostgreSQL manual. Decides nothing: a [`Refusal`] is
 //! made where the reason is known, and becomes bytes here, bounded and free of control characters.
 
 use std::fmt::{self, Write as _};
 
+use crate::escape::is_treacherous;
 use crate::message::{ERROR_RESPONSE_TAG, encode_message};
 
 /// The longest message, detail or hint that is sent, in bytes. libpq takes an ErrorResponse of over 30,000 bytes
 /// before authentication for one of protocol 2.0, so all three together stay far below.
 const MAX_FIELD: usize = 2_000;
-
-/// The longest text that [`escape`] makes of a peer's bytes.
-const MAX_SHOWN: usize = 256;
 
 /// Why a connection is refused or ended, in the words its frontend will log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,36 +140,6 @@ impl fmt::Debug for SqlState {
     }
 }
 
-/// A peer's bytes as they may stand in a log, on a terminal or between double quotes: what is not UTF-8, controls
-/// characters or text direction, or is invisible, is written as an escape; quotes and backslashes are, too, so that two
-/// names never look the same. At most 256 bytes and three dots.
-#[must_use]
-pub fn escape(bytes: &[u8]) -> String {
-    let mut shown = String::new();
-    for chunk in bytes.utf8_chunks() {
-        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-        for piece in chunk.valid().chars().map(escape_char).chain(invalid) {
-            if shown.len().saturating_add(piece.len()) > MAX_SHOWN {
-                shown.push_str("...");
-                return shown;
-            }
-            shown.push_str(&piece);
-        }
-    }
-    shown
-}
-
-fn escape_char(c: char) -> String {
-    match c {
-        '"' | '\\' => format!("\\{c}"),
-        '\n' => "\\n".into(),
-        '\r' => "\\r".into(),
-        '\t' => "\\t".into(),
-        c if is_treacherous(c) => c.escape_unicode().to_string(),
-        c => c.into(),
-    }
-}
-
 /// Our own text, cut and with whatever could still end a field, break a line or turn a terminal escaped.
 fn bounded(text: &str) -> String {
     let mut sent = String::with_capacity(text.len().min(MAX_FIELD));
@@ -188,14 +156,6 @@ fn bounded(text: &str) -> String {
         }
     }
     sent
-}
-
-/// Control characters, and those that reorder, hide or break text without being seen.
-fn is_treacherous(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -235,31 +195,6 @@ mod tests {
             .encode();
         assert!(sent.len() < 7_000);
         assert!(std::str::from_utf8(&sent[5..]).is_ok());
-    }
-
-    #[test]
-    fn names_of_peers_cannot_play_tricks() {
-        let cases: &[(&[u8], &str)] = &[
-            (b"standby1", "standby1"),
-            ("st\u{e4}ndby".as_bytes(), "st\u{e4}ndby"),
-            (b"a\nLOG:  fine", "a\\nLOG:  fine"),
-            (b"\x1b[2J", "\\u{1b}[2J"),
-            (b"a\xff\xfeb", "a\\xff\\xfeb"),
-            (b"a\" \\", "a\\\" \\\\"),
-            ("\u{202e}gpj.exe".as_bytes(), "\\u{202e}gpj.exe"),
-            ("a\u{200b}b\u{2028}".as_bytes(), "a\\u{200b}b\\u{2028}"),
-            (b"\0", "\\u{0}"),
-        ];
-        for (bytes, shown) in cases {
-            assert_eq!(escape(bytes), *shown);
-        }
-    }
-
-    #[test]
-    fn names_of_peers_are_cut() {
-        assert_eq!(escape(&[b'a'; 256]).len(), 256);
-        assert_eq!(escape(&[b'a'; 257]), "a".repeat(256) + "...");
-        assert!(escape(&[0xff; 10_000]).len() <= MAX_SHOWN + 3);
     }
 
     #[test]

@@ -13,9 +13,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 use crate::certificate::{CertificateError, parse_x509};
-
-/// The longest text from a certificate that is shown, in characters.
-const SHOWN_AT_MOST: usize = 200;
+use crate::escape::escape;
 
 /// SHA-256 of a whole certificate in DER; shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,7 +55,7 @@ impl FromStr for Fingerprint {
         let digest = digits.and_then(|digits| {
             let bytes: Vec<u8> = digits
                 .chunks_exact(2)
-                .map(|pair| pair[0] << 4 | pair[1])
+                .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
                 .collect();
             (digits.len() == 64).then_some(bytes)?.try_into().ok()
         });
@@ -459,23 +457,6 @@ impl fmt::Display for PatternError {
 
 impl std::error::Error for PatternError {}
 
-/// Text from a certificate or a rule, made safe for a terminal and a log: control, invisible and direction-changing
-/// characters are escaped, and so is the backslash; what is very long is cut.
-pub fn escape(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len().min(SHOWN_AT_MOST));
-    for (count, character) in text.chars().enumerate() {
-        if count == SHOWN_AT_MOST {
-            shown.push('…');
-            break;
-        }
-        match character {
-            '"' | '\'' => shown.push(character),
-            _ => shown.extend(character.escape_debug()),
-        }
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -639,8 +620,8 @@ mod tests {
     fn what_a_peer_wrote_cannot_reach_a_terminal() {
         let shown = Identity::parse(CONTROL).unwrap().to_string();
         assert_eq!(shown, r"cn:a\u{1b}[31m\u{202e}b");
-        assert_eq!(escape("a\nb\\c\u{200b}'\"é"), r#"a\nb\\c\u{200b}'"é"#);
-        assert!(escape(&"x".repeat(100_000)).len() < 300);
+        assert_eq!(escape("a\nb\\c\u{200b}'\"é"), r#"a\nb\\c\u{200b}'\"é"#);
+        assert!(escape("x".repeat(100_000)).len() < 300);
     }
 
     #[test]

@@ -22,6 +22,7 @@
 
 pub mod certificate;
 pub mod error_response;
+pub mod escape;
 pub mod identity;
 pub mod message;
 pub mod negotiation;

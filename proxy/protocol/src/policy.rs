@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::error_response::{Refusal, SqlState, escape};
+use crate::error_response::{Refusal, SqlState};
+use crate::escape::escape;
 use crate::identity::{Identity, IdentityPattern};
 use crate::startup::{MAX_NAME, Replication, StartupMessage};
 
@@ -315,7 +316,7 @@ impl Asked<'_> {
             .startup
             .application_names()
             .iter()
-            .map(|name| escape(name))
+            .map(escape)
             .collect();
         let set_it = "Set application_name in primary_conninfo (or the connection string)";
         match names.as_slice() {

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::error_response::{Refusal, SqlState, escape};
+use crate::error_response::{Refusal, SqlState};
+use crate::escape::escape;
 
 /// The longest first packet: MAX_STARTUP_PACKET_LENGTH of PostgreSQL and its length word.
 pub const MAX_STARTUP_PACKET: usize = 10_004;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use protocol::error_response::escape;
+use protocol::escape::escape;
 use protocol::identity::Identity;
 use protocol::negotiation::Request;
 use tracing::{Level, debug, event};

@@ -4,7 +4,8 @@
 use std::io;
 
 use protocol::certificate::{Certificate, Use, faults};
-use protocol::error_response::{Refusal, SqlState, escape};
+use protocol::error_response::{Refusal, SqlState};
+use protocol::escape::escape;
 use protocol::identity::Identity;
 use time::OffsetDateTime;
 use time::macros::format_description;

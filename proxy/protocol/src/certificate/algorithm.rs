@@ -84,7 +84,10 @@ impl fmt::Display for KeyAlgorithm {
 fn bits_of(number: &[u8]) -> usize {
     let zeros = number.iter().take_while(|&&byte| byte == 0).count();
     number.get(zeros).map_or(0, |first| {
-        (number.len() - zeros) * 8 - first.leading_zeros() as usize
+        let bytes = number.len().saturating_sub(zeros);
+        bytes
+            .saturating_mul(8)
+            .saturating_sub(first.leading_zeros() as usize)
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use time::OffsetDateTime;
 
 use super::{Certificate, KeyAlgorithm, Signature};
-use crate::identity::escape;
+use crate::escape::escape;
 
 /// The certificate that a fault is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -333,7 +333,7 @@ impl fmt::Display for Fault {
                 write!(
                     f,
                     "the certificate of {which} holds a key that TLS 1.3 does not take here ({})",
-                    escape(&key.to_string())
+                    escape(key.to_string())
                 )
             }
             Self::UnusableSignature(which, signature) => {

@@ -184,7 +184,7 @@ pub fn leads_to(
                 reached.push(intermediate);
             }
         }
-        next += 1;
+        next = next.saturating_add(1);
     }
     if leaf.is_self_issued() {
         return Some(Fault::SelfSigned(Which::of(leaf)));

@@ -7,7 +7,8 @@
 use protocol::certificate::{
     Certificate, Crl, Fault, Use, bundle_faults, crl_faults, faults, leads_to,
 };
-use protocol::error_response::{Refusal, SqlState, escape};
+use protocol::error_response::{Refusal, SqlState};
+use protocol::escape::escape;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::message::{
     Header, MAX_CAPTURED, MessageWalker, SaslEdit, encode_message, parse_backend_key_data,
