@@ -41,11 +41,26 @@ impl Sidecar {
         Self::start(name, dir, command, config)
     }
 
+    #[track_caller]
     fn start(name: &str, dir: Scratch, mut command: Command, config: &str) -> Self {
-        let log = Log::new(name, dir.path().join("log"));
         let file = dir.path().join("pgtlsproxy.toml");
         fs::write(&file, with_log_format(config)).unwrap();
         command.arg("run").arg("--config").arg(&file);
+        let tunnels = config.matches("[[server]]").count() + config.matches("[[client]]").count();
+        Self::spawn(name, dir, command, tunnels)
+    }
+
+    /// Starts `pgtlsproxy server` or `client` with these flags and waits until it listens.
+    #[track_caller]
+    pub fn with_flags(kind: &str, flags: &[&str]) -> Self {
+        let mut command = mortal(pgtlsproxy(), "KILL");
+        command.arg(kind).args(flags).args(["--log-format", "json"]);
+        Self::spawn(kind, Scratch::new(kind), command, 1)
+    }
+
+    #[track_caller]
+    fn spawn(name: &str, dir: Scratch, mut command: Command, tunnels: usize) -> Self {
+        let log = Log::new(name, dir.path().join("log"));
         let process = Process::start(&mut command, &log);
         let mut sidecar = Self {
             process,
@@ -53,7 +68,6 @@ impl Sidecar {
             log,
             dir,
         };
-        let tunnels = config.matches("[[server]]").count() + config.matches("[[client]]").count();
         sidecar.addresses = wait_for(&format!("{name} to listen"), PATIENCE, || {
             let exit = sidecar.process.ended();
             assert!(

@@ -227,7 +227,9 @@ fn slow_path_delays_but_does_not_break() {
     let primary = Node::primary();
     let path = Path::to(&primary.socket().display().to_string(), "", "");
     path.link.delay(Duration::from_millis(50));
-    let standby = Node::standby("standby", &path.client.conninfo());
+    let standby = Node::builder("standby").init_from_backup(&primary.conninfo());
+    standby.set_standby(&path.client.conninfo(), None);
+    let standby = standby.started();
     primary.query("create table t as select 1 as id");
     standby.catch_up_with(&primary);
 }
