@@ -1,7 +1,7 @@
 //! A running `pgtlsproxy`: started with the TOML that a test gives, on free ports that it tells in its log.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::files::Scratch;
 use crate::log::Log;
 use crate::process::{Process, mortal};
 use crate::programs::pgtlsproxy;
-use crate::wait::{PATIENCE, wait_for};
+use crate::wait::{PATIENCE, wait_for, wait_until};
 
 /// A sidecar of a test. It is killed on drop.
 #[derive(Debug)]
@@ -39,6 +39,23 @@ impl Sidecar {
         let mut command = mortal("ip", "KILL");
         command.args(["netns", "exec", namespace]).arg(pgtlsproxy());
         Self::start(name, dir, command, config)
+    }
+
+    /// As [`Sidecar::run`], on a port that the configuration names: for a log that is not JSON.
+    #[track_caller]
+    pub fn run_at(port: u16, name: &str, config: &str) -> Self {
+        let mut command = mortal(pgtlsproxy(), "KILL");
+        let dir = Scratch::new(name);
+        let file = dir.path().join("pgtlsproxy.toml");
+        fs::write(&file, config).unwrap();
+        command.arg("run").arg("--config").arg(file);
+        let mut sidecar = Self::spawn(name, dir, command, 0);
+        sidecar.addresses = vec![format!("127.0.0.1:{port}")];
+        let address = sidecar.address();
+        wait_until("the port to be opened", || {
+            TcpStream::connect(address).is_ok()
+        });
+        sidecar
     }
 
     #[track_caller]

@@ -1,10 +1,13 @@
 //! Bad certificates on both sides: none gets through, PostgreSQL never hears of it, and the log says which
 //! certificate is bad, and why.
 
+use std::fs;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use testbed::pki::Wrong;
 use testbed::tunnel::{client_config, server_config};
 use testbed::wire::{self, ALPN, Ending, Wire};
-use testbed::{Identity, Pki, Sidecar, StandIn};
+use testbed::{Identity, Pki, Sidecar, StandIn, wait_until};
 
 /// Shows this certificate to a server; it must be turned away, and the log must hold `words`.
 #[track_caller]
@@ -132,4 +135,48 @@ fn revoked_server_certificate_is_refused() {
     let _ = far.accept().serve_tls(&revoked);
     let refusal = frontend.read_refusal();
     assert!(refusal.text().contains("revoked"), "{refusal:?}");
+}
+
+#[test]
+fn old_and_new_ca_are_both_trusted_during_a_rotation() {
+    let (old, new, stand_in) = (Pki::new(), Pki::new(), StandIn::new());
+    let primary = old.issue("primary");
+    let both = [old.ca(), new.ca()]
+        .map(|ca| fs::read(ca).unwrap())
+        .concat();
+    fs::write(old.ca(), both).unwrap();
+    let server = Sidecar::run("server", &server_config(&primary, stand_in.upstream(), ""));
+    for pki in [&old, &new] {
+        Wire::direct_tls(server.address(), &pki.issue("standby"))
+            .send(&wire::replication_startup());
+        stand_in.accept_startup();
+    }
+}
+
+#[test]
+fn expired_crl_warns_or_is_enforced() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let (primary, standby) = (pki.issue("primary"), pki.issue("standby"));
+    let in_3_s = SystemTime::now() + Duration::from_secs(3);
+    let in_3_s = in_3_s.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    pki.certs_tool(&["crl", "--not-after", &format!("@{in_3_s}")])
+        .unwrap();
+    let server = |expiry: &str| {
+        let identity = primary.toml_with_crl(&pki.crl());
+        let config = server_config(&primary, stand_in.upstream(), "");
+        let config = config.replace(
+            &primary.toml(),
+            &format!("{identity}crl_expiry = \"{expiry}\"\n"),
+        );
+        Sidecar::run("server", &config)
+    };
+    let (strict, lenient) = (server("enforce"), server("warn"));
+    wait_until("the CRL to expire", || {
+        let mut wire = Wire::direct_tls(strict.address(), &standby);
+        let _ = wire.try_send(&wire::startup(&[("user", "ordinary")]));
+        wire.ending() != Ending::Eof
+    });
+    server_refuses(&strict, &stand_in, Some(&standby), "expired");
+    Wire::direct_tls(lenient.address(), &standby).send(&wire::replication_startup());
+    stand_in.accept_startup();
 }

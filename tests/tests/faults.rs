@@ -254,20 +254,53 @@ fn server_that_says_nothing_is_given_up_with_a_reason() {
 }
 
 #[test]
-fn next_target_is_tried_when_one_cannot_be_reached() {
-    let (stand_in, pki) = (StandIn::new(), Pki::new());
-    let server = Sidecar::run(
-        "server",
-        &server_config(&pki.issue("primary"), stand_in.upstream(), ""),
+fn next_target_is_tried_when_one_cannot_serve() {
+    let (stand_in, pki, stranger) = (StandIn::new(), Pki::new(), Pki::new());
+    let primary = pki.issue("primary");
+    let nobody = format!("127.0.0.1:{}", testbed::reserve_port());
+    let good = Sidecar::run("good", &server_config(&primary, stand_in.upstream(), ""));
+    let without_postgres = Sidecar::run("without", &server_config(&primary, &nobody, ""));
+    let other_ca = Sidecar::run(
+        "other",
+        &server_config(&stranger.issue("primary"), stand_in.upstream(), ""),
     );
-    let (nobody, there) = (testbed::reserve_port(), server.address());
-    let config = client_config(&pki.issue("standby"), there, "");
+    let (without_postgres, other_ca) = (
+        without_postgres.address().to_string(),
+        other_ca.address().to_string(),
+    );
+    for first in [nobody, other_ca, without_postgres] {
+        let config = client_config(&pki.issue("standby"), good.address(), "");
+        let config = config.replace("connect = [", &format!("connect = [\"{first}\", "));
+        let client = Sidecar::run("client", &config);
+        start(Wire::tcp(client.address()), &stand_in);
+    }
+}
+
+#[test]
+fn next_target_is_tried_when_postgres_is_starting_up() {
+    let (starting, ready, pki) = (StandIn::new(), StandIn::new(), Pki::new());
+    let [first, second] = [&starting, &ready].map(|stand_in| {
+        Sidecar::run(
+            "server",
+            &server_config(&pki.issue("primary"), stand_in.upstream(), ""),
+        )
+    });
+    let config = client_config(&pki.issue("standby"), second.address(), "");
     let config = config.replace(
-        &format!("\"{there}\""),
-        &format!("\"127.0.0.1:{nobody}\", \"{there}\""),
+        "connect = [",
+        &format!("connect = [\"{}\", ", first.address()),
     );
     let client = Sidecar::run("client", &config);
-    start(Wire::tcp(client.address()), &stand_in);
+    let mut downstream = Wire::tcp(client.address());
+    downstream.send(&wire::replication_startup());
+    let (mut upstream, _) = starting.accept_startup();
+    upstream.send(&message(
+        b'E',
+        b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0",
+    ));
+    drop(upstream);
+    ready.accept_startup().0.greet(1, b"key!");
+    downstream.read_greeting();
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! How a connection begins: every order of requests, on both kinds of listener, on the raw wire and by libpq.
 
-use testbed::postgres::psql_of;
+use std::process::Command;
+
+use testbed::postgres::{psql, psql_of};
 use testbed::programs::{postgres_programs, psql_with_tls};
-use testbed::tunnel::server_config;
+use testbed::tunnel::{client_config, server_config};
 use testbed::wire::{self, ALPN, Ending, GSS_ENC_REQUEST, SSL_REQUEST, Wire};
-use testbed::{Identity, Node, Pki, Sidecar, StandIn, Tunnel};
+use testbed::{Identity, Node, Pki, Sidecar, StandIn, Tunnel, run};
 
 const SSL: [u8; 8] = SSL_REQUEST;
 const GSS: [u8; 8] = GSS_ENC_REQUEST;
@@ -206,4 +208,63 @@ fn libpq_17_negotiates_directly() {
         let psql = postgres_programs("ssl17").join("psql");
         assert_eq!(psql_of(&psql, &conninfo, "select 1").unwrap(), "1");
     }
+}
+
+#[test]
+fn client_negotiates_with_a_server_either_way() {
+    let stand_in = StandIn::new();
+    for negotiation in ["direct", "postgres"] {
+        let negotiation = format!("sslnegotiation = \"{negotiation}\"");
+        let tunnel = Tunnel::with(stand_in.upstream(), "", &negotiation);
+        assert_passes(Wire::tcp(tunnel.client.address()), &stand_in);
+    }
+}
+
+#[test]
+fn tls_1_2_is_refused() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let (server, identity) = server(&pki, &stand_in);
+    let connect = |version: &str| {
+        let mut openssl = Command::new("openssl");
+        openssl.args([
+            "s_client",
+            version,
+            "-alpn",
+            ALPN,
+            "-connect",
+            &server.address().to_string(),
+        ]);
+        run(openssl
+            .arg("-cert")
+            .arg(&identity.cert)
+            .arg("-key")
+            .arg(&identity.key))
+    };
+    connect("-tls1_3").unwrap();
+    assert!(
+        connect("-tls1_2")
+            .unwrap_err()
+            .contains("alert protocol version")
+    );
+}
+
+#[test]
+fn every_leg_may_be_ipv6() {
+    let (pki, node) = (Pki::new(), Node::primary());
+    let to_ipv6 = |config: String| config.replace("127.0.0.1:0", "[::1]:0");
+    let config = server_config(
+        &pki.issue_for("primary", &["::1"]),
+        node.socket().display(),
+        "",
+    );
+    let server = Sidecar::run("server", &to_ipv6(config));
+    let client = Sidecar::run(
+        "client",
+        &to_ipv6(client_config(&pki.issue("standby"), server.address(), "")),
+    );
+    let conninfo = format!(
+        "host=::1 port={} user=postgres replication=true",
+        client.address().port()
+    );
+    psql(&conninfo, "IDENTIFY_SYSTEM").unwrap();
 }

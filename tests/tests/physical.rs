@@ -100,3 +100,13 @@ fn fast_shutdown_of_the_primary_reaches_the_standby() {
     primary.start();
     primary.wait_for_standby("standby");
 }
+
+#[test]
+fn stopped_standby_leaves_the_primary_at_once() {
+    let primary = Node::primary();
+    let tunnel = Tunnel::to(&primary);
+    let mut standby = Node::standby("standby", &tunnel.conninfo());
+    primary.wait_for_standby("standby");
+    standby.stop(Stop::Fast);
+    primary.poll_query_until("select count(*) from pg_stat_replication", "0");
+}

@@ -330,3 +330,14 @@ fn server_that_cannot_be_reached_is_told_in_the_standbys_log() {
     wire.send(&wire::replication_startup());
     assert_heard(&wire.read_refusal(), "57P03", &[&nobody.to_string()]);
 }
+
+#[test]
+fn from_means_ipv4_also_on_a_listener_for_both_families() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let rule = "[[server.allow]]\nidentity = \"cn:standby\"\nfrom = [\"127.0.0.0/8\"]";
+    let config = server_config(&pki.issue("primary"), stand_in.upstream(), rule);
+    let server = Sidecar::run("server", &config.replace("127.0.0.1:0", "[::]:0"));
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], server.address().port()));
+    Wire::direct_tls(address, &pki.issue("standby")).send(&standby("standby"));
+    stand_in.accept_startup();
+}
