@@ -136,6 +136,7 @@ fn settings(tunnel: &config::Tunnel, checked: &Checked) -> Arc<Settings> {
     Arc::new(Settings::new(
         tunnel,
         checked.config.timeouts,
+        checked.config.records,
         &checked.credentials,
     ))
 }

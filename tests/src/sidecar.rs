@@ -228,8 +228,19 @@ impl Sidecar {
 
 /// Tests read the log by field.
 fn with_log_format(config: &str) -> String {
+    let config = &with_records(config);
     if config.contains("[log]") {
         return config.to_owned();
     }
     format!("{config}\n[log]\nformat = \"json\"\nlevel = \"debug\"\n")
+}
+
+/// The same tests over both forms of records: `PGTLSPROXY_TEST_RECORDS=in_place`.
+fn with_records(config: &str) -> String {
+    match std::env::var("PGTLSPROXY_TEST_RECORDS") {
+        Ok(records) if !config.contains("[relay]") => {
+            format!("{config}\n[relay]\nrecords = \"{records}\"\n")
+        }
+        _ => config.to_owned(),
+    }
 }

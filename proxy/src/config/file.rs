@@ -21,6 +21,8 @@ pub(crate) struct File {
     pub(crate) timeouts: Timeouts,
     #[serde(default)]
     pub(crate) log: Log,
+    #[serde(default)]
+    pub(crate) relay: Relay,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,6 +98,12 @@ pub(crate) struct Timeouts {
 pub(crate) struct Log {
     pub(crate) level: Option<String>,
     pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Relay {
+    pub(crate) records: Option<String>,
 }
 
 impl File {

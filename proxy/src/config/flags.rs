@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::file::{Allow, Client, File, Identity, Limits, Log, Server, Timeouts};
+use super::file::{Allow, Client, File, Identity, Limits, Log, Relay, Server, Timeouts};
 
 /// This node's certificate and whom it trusts.
 #[derive(Debug, Clone, Args)]
@@ -133,5 +133,6 @@ fn file(
             level: log.log_level.clone(),
             format: log.log_format.clone(),
         },
+        relay: Relay::default(),
     }
 }

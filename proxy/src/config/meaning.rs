@@ -15,8 +15,8 @@ use tracing::level_filters::LevelFilter;
 
 use super::file::{self, File};
 use super::{
-    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Server, Side, SslNegotiation,
-    Timeouts, Tunnel,
+    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Records, Server, Side,
+    SslNegotiation, Timeouts, Tunnel,
 };
 use crate::net::{ListenAddress, PostgresAddress};
 use crate::problem::Problem;
@@ -88,6 +88,12 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             &[("text", LogFormat::Text), ("json", LogFormat::Json)],
         ),
     };
+    let records = findings.one_of(
+        "relay.records",
+        file.relay.records.as_deref(),
+        Records::Rustls,
+        &[("rustls", Records::Rustls), ("in_place", Records::InPlace)],
+    );
     if findings.errors.is_empty() {
         Ok(Config {
             identity,
@@ -95,6 +101,7 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             limits,
             timeouts,
             log,
+            records,
             warnings: findings.warnings,
         })
     } else {

@@ -32,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) log: Log,
+    pub(crate) records: Records,
     /// What works but deserves a look: a rule that can never match, a listener open to every local user.
     pub(crate) warnings: Vec<Problem>,
 }
@@ -117,6 +118,15 @@ pub(crate) struct Timeouts {
     pub(crate) dead_peer: Duration,
     /// How long sessions live on after SIGTERM.
     pub(crate) drain: Duration,
+}
+
+/// Who opens and seals TLS records in the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Records {
+    /// rustls, with a copy and an allocation for each.
+    Rustls,
+    /// The relay itself, where they lie.
+    InPlace,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,14 +1,16 @@
 //! One stream type for TCP and Unix sockets, with the socket options every connection gets.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::sys::uio::{readv, writev};
 use nix::unistd::{Uid, User};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -81,6 +83,60 @@ impl Stream {
         }
     }
 
+    /// Completes when a read may give something.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    /// Completes when a write may take something.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    /// One readv. After a short read the stream counts as not readable, which saves the read that would only say so;
+    /// what comes later, an end among it, makes it readable again.
+    pub(crate) fn try_read_vectored(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let most: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut got = None;
+        let tried = self.try_io(Interest::READABLE, |fd| {
+            let n = readv(fd, slices)?;
+            got = Some(n);
+            if 0 < n && n < most {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(n)
+            }
+        });
+        got.map_or(tried, Ok)
+    }
+
+    /// One writev.
+    pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, |fd| Ok(writev(fd, slices)?))
+    }
+
+    fn try_io(
+        &self,
+        interest: Interest,
+        call: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, || call(stream.as_fd())),
+            Self::Unix(stream) => stream.try_io(interest, || call(stream.as_fd())),
+        }
+    }
+
+    /// The socket's half-close: the peer reads an end.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        SockRef::from(self).shutdown(Shutdown::Write)
+    }
+
     /// Whether bytes lie ready that nobody has asked for. Takes one of them: the caller refuses the connection then.
     pub(crate) fn has_sent_more(&self) -> bool {
         let mut byte = [0];
@@ -149,7 +205,7 @@ impl AsyncWrite for Stream {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

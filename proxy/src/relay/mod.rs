@@ -1,24 +1,31 @@
 //! Both directions of a joined session until the end. Bytes in are bytes out, in order; while a write waits, nothing
 //! is read: that is backpressure. This room parses nothing, logs nothing and knows no identity: what it must know of
-//! messages, the tap tells it.
+//! messages, the tap tells it. One side is TLS and the other plain; which of them is downstream makes no difference.
 
-mod pump;
+mod direction;
+mod flow;
+mod pool;
+mod records;
 mod wire;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use pump::{Pumped, pump, pump_until_stopped};
+use direction::{Early, Pumped, flush, open, seal, shut};
+use flow::Flow;
+use records::{Fault, Opener, Sealer};
+use wire::Taken;
 
+use crate::net::{Stream, dead_peer, linger};
+
+pub(crate) use records::{InPlace, Kernel, RecordStream};
 pub(crate) use wire::Wire;
-
-use crate::net::linger;
 
 /// How long a session that was told to end may take to reach a message boundary and close.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -91,6 +98,15 @@ pub(crate) enum Side {
     Upstream,
 }
 
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Downstream => Self::Upstream,
+            Self::Upstream => Self::Downstream,
+        }
+    }
+}
+
 /// How a relay ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -112,118 +128,200 @@ pub(crate) async fn run(
     upstream: Half,
     to_downstream: impl Tap,
     stop: Stop,
-    dead_peer: Duration,
+    dead_after: Duration,
     traffic: &Traffic,
 ) -> Ended {
-    let watch_downstream = downstream.wire.watch_peer(dead_peer);
-    let watch_upstream = upstream.wire.watch_peer(dead_peer);
-    let (mut down_read, mut down_write) = tokio::io::split(downstream.wire);
-    let (mut up_read, mut up_write) = tokio::io::split(upstream.wire);
-    let mut told_to_end = stop.clone();
-
-    let ended = {
-        let both = async {
-            let up = pump(
-                &downstream.read_ahead,
-                &mut down_read,
-                &mut up_write,
-                &traffic.to_upstream,
-            );
-            let down = pump_until_stopped(
-                &upstream.read_ahead,
-                &mut up_read,
-                &mut down_write,
-                &traffic.to_downstream,
-                to_downstream,
-                stop,
-            );
-            join_directions(up, down).await
-        };
-        let out_of_patience = async {
-            told_to_end.told().await;
-            tokio::time::sleep(FAREWELL).await;
-        };
-        tokio::select! {
-            ended = both => ended,
-            () = watch_downstream => Ended::PeerDead { side: Side::Downstream },
-            () = watch_upstream => Ended::PeerDead { side: Side::Upstream },
-            () = out_of_patience => Ended::StoppedMidMessage,
+    let told_to_end = stop.clone();
+    let to_frontend = Flow::to_frontend(&traffic.to_downstream, to_downstream, stop);
+    let to_backend = Flow::to_backend(&traffic.to_upstream);
+    let downstream = Taken::from(downstream);
+    let upstream = Taken::from(upstream);
+    match (downstream.records, upstream.records) {
+        (Some(records), None) => {
+            let pair = Pair {
+                tls: downstream.stream,
+                records,
+                tls_side: Side::Downstream,
+                early: downstream.early,
+                plain: upstream.stream,
+                read_ahead: upstream.early.payload,
+            };
+            pair.relay(to_backend, to_frontend, told_to_end, dead_after)
+                .await
         }
-    };
-    close(&ended, (down_read, down_write), (up_read, up_write)).await;
-    ended
+        (None, Some(records)) => {
+            let pair = Pair {
+                tls: upstream.stream,
+                records,
+                tls_side: Side::Upstream,
+                early: upstream.early,
+                plain: downstream.stream,
+                read_ahead: downstream.early.payload,
+            };
+            pair.relay(to_frontend, to_backend, told_to_end, dead_after)
+                .await
+        }
+        // A tunnel has one leg of each kind; there is nothing to open or seal otherwise.
+        (None, None) | (Some(_), Some(_)) => Ended::Aborted {
+            side: Side::Upstream,
+            error: io::Error::other("a relay joins TLS with plain"),
+        },
+    }
+}
+
+/// A session taken apart: one side TLS, the other plain.
+struct Pair {
+    tls: Stream,
+    records: (Opener, Sealer),
+    tls_side: Side,
+    early: Early,
+    plain: Stream,
+    read_ahead: Vec<u8>,
+}
+
+impl Pair {
+    async fn relay<T: Tap>(
+        self,
+        mut opened: Flow<'_, T>,
+        mut sealed: Flow<'_, T>,
+        mut told_to_end: Stop,
+        dead_after: Duration,
+    ) -> Ended {
+        let Self {
+            tls,
+            records: (mut opener, mut sealer),
+            tls_side,
+            early,
+            plain,
+            read_ahead,
+        } = self;
+        let answer = Notify::new();
+        let ended = {
+            let both = join_directions(
+                open(&tls, &mut opener, early, &plain, &mut opened, &answer),
+                seal(&plain, read_ahead, &mut sealer, &tls, &mut sealed, &answer),
+                tls_side,
+            );
+            let out_of_patience = async {
+                told_to_end.told().await;
+                tokio::time::sleep(FAREWELL).await;
+            };
+            tokio::select! {
+                ended = both => ended,
+                () = dead_peer(tls.as_fd(), dead_after) => Ended::PeerDead { side: tls_side },
+                () = out_of_patience => Ended::StoppedMidMessage,
+            }
+        };
+        close(&ended, tls, &mut sealer, tls_side, plain).await;
+        ended
+    }
 }
 
 /// Runs both directions and decides how they ended together.
 async fn join_directions(
-    up: impl Future<Output = Pumped>,
-    down: impl Future<Output = Pumped>,
+    open: impl Future<Output = Pumped>,
+    seal: impl Future<Output = Pumped>,
+    tls_side: Side,
 ) -> Ended {
-    tokio::pin!(up, down);
-    let (first, first_to) = tokio::select! {
-        ended = &mut up => (ended, Side::Upstream),
-        ended = &mut down => (ended, Side::Downstream),
+    tokio::pin!(open, seal);
+    let (first, first_opens) = tokio::select! {
+        ended = &mut open => (ended, true),
+        ended = &mut seal => (ended, false),
     };
-    let other = match first_to {
-        Side::Upstream => Side::Downstream,
-        Side::Downstream => Side::Upstream,
-    };
+    let reader = |opens: bool| if opens { tls_side } else { tls_side.other() };
     match first {
         Pumped::Stopped => return Ended::Stopped,
-        Pumped::ReadFailed(error) => return Ended::Aborted { side: other, error },
+        Pumped::ReadFailed(error) => {
+            return Ended::Aborted {
+                side: reader(first_opens),
+                error,
+            };
+        }
+        Pumped::Faulted(fault) => {
+            return Ended::Aborted {
+                side: tls_side,
+                error: io::Error::other(fault),
+            };
+        }
         Pumped::Closed => {}
         Pumped::WriteFailed(error) => {
             // The reader is gone; what it said last may still be on its way to the other end.
             let last_words = timeout(LAST_WORDS, async {
-                match first_to {
-                    Side::Upstream => down.await,
-                    Side::Downstream => up.await,
-                }
+                if first_opens { seal.await } else { open.await }
             });
             return match last_words.await {
                 Ok(Pumped::Closed) => Ended::Finished,
                 Ok(Pumped::Stopped) => Ended::Stopped,
-                Ok(Pumped::ReadFailed(_) | Pumped::WriteFailed(_)) | Err(_) => Ended::Aborted {
-                    side: first_to,
+                Ok(Pumped::ReadFailed(_) | Pumped::WriteFailed(_) | Pumped::Faulted(_))
+                | Err(_) => Ended::Aborted {
+                    side: reader(!first_opens),
                     error,
                 },
             };
         }
     }
     // A half-closed session: the other direction goes on for as long as it likes.
-    let second = match first_to {
-        Side::Upstream => down.await,
-        Side::Downstream => up.await,
-    };
+    let second = if first_opens { seal.await } else { open.await };
     match second {
         // The reader closed in order before; that it is gone now is no failure.
         Pumped::Closed | Pumped::WriteFailed(_) => Ended::Finished,
         Pumped::Stopped => Ended::Stopped,
         Pumped::ReadFailed(error) => Ended::Aborted {
-            side: first_to,
+            side: reader(!first_opens),
             error,
+        },
+        Pumped::Faulted(fault) => Ended::Aborted {
+            side: tls_side,
+            error: io::Error::other(fault),
         },
     }
 }
 
-type Parts = (ReadHalf<Wire>, WriteHalf<Wire>);
-
 /// Closes both connections in the way that tells each peer the truth.
-async fn close(ended: &Ended, downstream: Parts, upstream: Parts) {
-    let downstream = downstream.0.unsplit(downstream.1);
-    let upstream = upstream.0.unsplit(upstream.1);
+async fn close(
+    ended: &Ended,
+    mut tls: Stream,
+    sealer: &mut Sealer,
+    tls_side: Side,
+    mut plain: Stream,
+) {
     match ended {
         Ended::Finished => {}
         Ended::Stopped => {
-            let mut downstream = downstream;
-            let mut upstream = upstream;
-            // The frontend must be able to read why before it sees the end; the backend only needs the end.
-            let _ = timeout(LAST_WORDS, upstream.shutdown()).await;
-            let _ = timeout(FAREWELL, linger(&mut downstream)).await;
+            // The frontend was told and must be able to read it before it sees the end; the backend only needs the end.
+            match tls_side {
+                Side::Downstream => {
+                    let _ = plain.shutdown_write();
+                    let _ = timeout(FAREWELL, linger(&mut tls)).await;
+                }
+                Side::Upstream => {
+                    let _ = timeout(FAREWELL, shut(sealer, &tls)).await;
+                    let _ = timeout(FAREWELL, linger(&mut plain)).await;
+                }
+            }
         }
-        Ended::StoppedMidMessage | Ended::Aborted { .. } | Ended::PeerDead { .. } => {
-            downstream.abort();
-            upstream.abort();
+        Ended::Aborted { error, .. } => {
+            plain.abort();
+            match error
+                .get_ref()
+                .and_then(|error| error.downcast_ref::<Fault>())
+            {
+                Some(fault) => {
+                    // A peer that broke the protocol is told so by an alert, which a reset would take from it.
+                    sealer.refuse(fault);
+                    let _ = timeout(FAREWELL, async {
+                        if flush(sealer, &tls).await.is_ok() {
+                            linger(&mut tls).await;
+                        }
+                    })
+                    .await;
+                }
+                None => tls.abort(),
+            }
+        }
+        Ended::StoppedMidMessage | Ended::PeerDead { .. } => {
+            plain.abort();
+            tls.abort();
         }
     }
 }

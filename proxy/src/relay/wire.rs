@@ -1,15 +1,16 @@
-//! A connection as the relay holds it: plain or TLS, owned, with the ways to end it.
+//! A connection of a session: plain or TLS, owned. Before the relay it is read and written as a stream; the relay takes
+//! it apart.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsStream;
 
-use crate::net::{Stream, dead_peer};
+use super::Half;
+use super::direction::Early;
+use super::records::{Buffered, Opener, Sealer};
+use crate::net::Stream;
 use crate::tls::Tls;
 
 /// One connection of a session.
@@ -19,31 +20,47 @@ pub(crate) enum Wire {
     Tls(Box<Tls>),
 }
 
-impl Wire {
-    /// Ends the connection as an abort: no close_notify, and a reset where the transport has one.
-    pub(crate) fn abort(self) {
-        match self {
-            Self::Plain(stream) => stream.abort(),
-            Self::Tls(tls) => match *tls {
-                TlsStream::Client(tls) => tls.into_inner().0.into_inner().abort(),
-                TlsStream::Server(tls) => tls.into_inner().0.into_inner().abort(),
-            },
-        }
-    }
+/// One side of a session taken apart: the socket, and for TLS what opens and seals its records.
+pub(super) struct Taken {
+    pub(super) stream: Stream,
+    pub(super) records: Option<(Opener, Sealer)>,
+    pub(super) early: Early,
+}
 
-    /// Completes when the TLS peer acknowledges nothing any more. The plain side ends on this host, where the kernel
-    /// closes what dies.
-    pub(super) fn watch_peer(&self, within: Duration) -> impl Future<Output = ()> + Send + use<> {
-        let socket = match self {
-            Self::Plain(_) => None,
-            // A descriptor of its own, so that the watch may outlive any move of the stream.
-            Self::Tls(tls) => tls.get_ref().0.get_ref().as_fd().try_clone_to_owned().ok(),
+impl From<Half> for Taken {
+    fn from(half: Half) -> Self {
+        let (stream, records, received, decrypted, ended) = match half.wire {
+            Wire::Plain(stream) => (stream, None, Vec::new(), Vec::new(), None),
+            Wire::Tls(tls) => match *tls {
+                Tls::Buffered(tls) => {
+                    let (stream, connection) = tls.into_parts();
+                    let (opener, sealer, payload) = Buffered::new(connection).split();
+                    let records = (Opener::Buffered(opener), Sealer::Buffered(sealer));
+                    (stream, Some(records), Vec::new(), payload, None)
+                }
+                Tls::InPlace(stream) => {
+                    let parts = stream.into_parts();
+                    let records = (Opener::InPlace(parts.opener), Sealer::InPlace(parts.sealer));
+                    (
+                        parts.stream,
+                        Some(records),
+                        parts.received,
+                        parts.payload,
+                        parts.ended,
+                    )
+                }
+            },
         };
-        async move {
-            match socket {
-                Some(socket) => dead_peer(socket.as_fd(), within).await,
-                None => std::future::pending().await,
-            }
+        let mut payload = half.read_ahead;
+        payload.extend(decrypted);
+        Self {
+            stream,
+            records,
+            early: Early {
+                received,
+                payload,
+                ended,
+            },
         }
     }
 }

@@ -100,6 +100,7 @@ async fn open_mtls(
     let DownstreamLeg::Mtls {
         credentials,
         plain_cancel,
+        records,
         ..
     } = leg
     else {
@@ -131,6 +132,7 @@ async fn open_mtls(
         stream,
         asked,
         read,
+        records: *records,
     };
     let established = clock
         .within(Stage::Tls, accept(accepted, credentials))
@@ -144,7 +146,7 @@ async fn open_mtls(
     let identity = Arc::new(established.identity);
     record.id(established.id);
     record.identity(&identity);
-    record.tls(crate::tls::parameters(&established.tls));
+    record.tls(established.parameters);
     let mut wire = Wire::Tls(established.tls);
     match negotiate(&mut wire, &mut negotiation, None, clock).await {
         Ok(Negotiated::Request(request)) => Ok(Opened {

@@ -8,7 +8,7 @@ use protocol::policy::{OsUserPolicy, Policy};
 use tokio::sync::Semaphore;
 
 use super::registry::Registry;
-use crate::config::{self, Side, SslNegotiation, Timeouts};
+use crate::config::{self, Records, Side, SslNegotiation, Timeouts};
 use crate::flood::Flood;
 use crate::net::{PostgresAddress, Target};
 use crate::tls::Credentials;
@@ -38,6 +38,7 @@ pub(crate) enum DownstreamLeg {
         credentials: Arc<Credentials>,
         policy: Policy,
         plain_cancel: bool,
+        records: Records,
     },
 }
 
@@ -51,6 +52,7 @@ pub(crate) enum UpstreamLeg {
         server_name: Option<String>,
         negotiation: SslNegotiation,
         tls12: bool,
+        records: Records,
     },
 }
 
@@ -58,6 +60,7 @@ impl Settings {
     pub(crate) fn new(
         tunnel: &config::Tunnel,
         timeouts: Timeouts,
+        records: Records,
         credentials: &Arc<Credentials>,
     ) -> Self {
         let (downstream, upstream) = match &tunnel.side {
@@ -66,6 +69,7 @@ impl Settings {
                     credentials: Arc::clone(credentials),
                     policy: server.policy.clone(),
                     plain_cancel: server.plain_cancel,
+                    records,
                 },
                 UpstreamLeg::Plain {
                     postgres: server.postgres.clone(),
@@ -81,6 +85,7 @@ impl Settings {
                     server_name: client.server_name.clone(),
                     negotiation: client.negotiation,
                     tls12: client.tls12,
+                    records,
                 },
             ),
         };

@@ -17,7 +17,7 @@ use super::authentication::{
 use super::end::End;
 use super::legs::{Settings, UpstreamLeg};
 use super::record::SessionRecord;
-use crate::config::{SslNegotiation, Timeouts};
+use crate::config::{Records, SslNegotiation, Timeouts};
 use crate::net::{DialError, PostgresAddress, Target, dial_postgres, dial_target};
 use crate::relay::{Half, Wire};
 use crate::tls::{Credentials, Dialled, connect as connect_tls, explain_read};
@@ -48,12 +48,14 @@ pub(crate) async fn connect(
             server_name,
             negotiation,
             tls12,
+            records,
         } => {
             let route = Route {
                 credentials,
                 server_name: server_name.as_deref(),
                 negotiation: *negotiation,
                 tls12: *tls12,
+                records: *records,
                 dead_peer: timeouts.dead_peer,
             };
             let only = only.map(std::slice::from_ref);
@@ -117,6 +119,7 @@ struct Route<'a> {
     server_name: Option<&'a str>,
     negotiation: SslNegotiation,
     tls12: bool,
+    records: Records,
     dead_peer: Duration,
 }
 
@@ -225,12 +228,13 @@ async fn reach(
         stream,
         server_name: route.server_name.unwrap_or(&target.host),
         tls12: route.tls12,
+        records: route.records,
     };
     let established = connect_tls(dialled, route.credentials)
         .await
         .map_err(|refusal| *refusal)?;
     record.id(established.id);
-    record.tls(established.parameters());
+    record.tls(established.parameters);
     record.reached(format!("{target} {}", established.identity));
     let mut wire = Wire::Tls(established.tls);
     wire.write_all(&encoded(request)).await.map_err(failed)?;

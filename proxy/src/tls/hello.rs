@@ -13,8 +13,18 @@ const RANDOM_AT: usize = 11;
 const ID_LENGTH: usize = 8;
 
 /// Eight bytes of the ClientHello's random, shown as 16 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SessionId([u8; ID_LENGTH]);
+
+impl SessionId {
+    /// From the first bytes that a TLS client sent; None if they are too few.
+    pub(super) fn of(hello: &[u8]) -> Option<Self> {
+        hello
+            .get(RANDOM_AT..)
+            .and_then(<[u8]>::first_chunk)
+            .map(|id| Self(*id))
+    }
+}
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,62 +32,28 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// Which way the ClientHello passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hello {
-    /// We are the TLS server.
-    Read,
-    /// We are the TLS client.
-    Written,
-}
-
-/// A stream that replays bytes read before TLS began (the ClientHello's first), and remembers the session's id.
+/// A stream that remembers the id of the ClientHello that is written to it, for handshakes whose writes are not ours.
 #[derive(Debug)]
 pub(crate) struct Watched<S> {
     inner: S,
-    hello: Hello,
-    seen: usize,
-    id: SessionId,
-    replay: Option<Box<[u8]>>,
+    id: Option<SessionId>,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(inner: S, hello: Hello, replay: &[u8]) -> Self {
-        Self {
-            inner,
-            hello,
-            seen: 0,
-            id: SessionId([0; ID_LENGTH]),
-            replay: (!replay.is_empty()).then(|| replay.into()),
-        }
+    pub(super) fn new(inner: S, id: Option<SessionId>) -> Self {
+        Self { inner, id }
     }
 
     pub(super) fn id(&self) -> SessionId {
-        self.id
+        self.id.unwrap_or_default()
     }
 
-    pub(crate) fn get_ref(&self) -> &S {
+    pub(super) fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    pub(crate) fn into_inner(self) -> S {
+    pub(super) fn into_inner(self) -> S {
         self.inner
-    }
-
-    fn watch(&mut self, way: Hello, bytes: &[u8]) {
-        if way != self.hello || self.seen >= RANDOM_AT + ID_LENGTH {
-            return;
-        }
-        for byte in bytes {
-            if let Some(place) = self
-                .seen
-                .checked_sub(RANDOM_AT)
-                .and_then(|index| self.id.0.get_mut(index))
-            {
-                *place = *byte;
-            }
-            self.seen += 1;
-        }
     }
 }
 
@@ -87,22 +63,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        if let Some(replay) = this.replay.take() {
-            let (now, later) = replay.split_at(replay.len().min(buf.remaining()));
-            buf.put_slice(now);
-            this.replay = (!later.is_empty()).then(|| later.into());
-        } else {
-            match Pin::new(&mut this.inner).poll_read(cx, buf) {
-                Poll::Ready(Ok(())) => {}
-                other => return other,
-            }
-        }
-        if let Some(new) = buf.filled().get(before..) {
-            this.watch(Hello::Read, new);
-        }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.get_mut().inner).poll_read(cx, buf)
     }
 }
 
@@ -113,11 +74,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.inner).poll_write(cx, buf);
-        if let Poll::Ready(Ok(n)) = written {
-            this.watch(Hello::Written, buf.get(..n).unwrap_or(buf));
-        }
-        written
+        // rustls writes a ClientHello as one record, in its first write.
+        this.id = this.id.or_else(|| SessionId::of(buf));
+        Pin::new(&mut this.inner).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -126,15 +85,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(mut left)) = written {
-            for buf in bufs {
-                let n = left.min(buf.len());
-                this.watch(Hello::Written, buf.get(..n).unwrap_or(buf));
-                left -= n;
-            }
-        }
-        written
+        this.id = this
+            .id
+            .or_else(|| bufs.first().and_then(|buf| SessionId::of(buf)));
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -147,5 +101,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_is_the_beginning_of_the_random() {
+        let hello: Vec<u8> = (0..60).collect();
+        let id = SessionId::of(&hello).unwrap();
+        assert_eq!(id.to_string(), "0b0c0d0e0f101112");
+        assert_eq!(SessionId::of(&hello[..18]), None);
     }
 }

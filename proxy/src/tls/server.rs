@@ -6,18 +6,24 @@ use std::sync::Arc;
 
 use protocol::error_response::{Refusal, SqlState};
 use protocol::identity::Identity;
-use tokio::io::AsyncWriteExt;
-use tokio_rustls::rustls::server::{Acceptor, NoServerSessionStorage};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::StartHandshake;
+use tokio_rustls::rustls::server::{
+    Accepted as ClientHello, Acceptor, NoServerSessionStorage, UnbufferedServerConnection,
+};
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{self, ServerConfig};
-use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
+use super::connection::{Buffered, Tls, parameters};
 use super::explain::explain_handshake;
-use super::hello::{Hello, Watched};
+use super::handshake::shake;
+use super::hello::Watched;
 use super::provider::provider;
 use super::witness::{Shown, Witness};
 use super::{ALPN_NODE, ALPN_POSTGRESQL, Credentials, Established, SessionId};
+use crate::config::Records;
 use crate::net::{Stream, linger};
+use crate::relay::{InPlace, Kernel, RecordStream};
 
 /// How the client asked for TLS, which decides what its ALPN must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +41,7 @@ pub(crate) struct Accepted {
     pub(crate) asked: Asked,
     /// Bytes of the ClientHello that were read to tell what this is. Never anything that came before it.
     pub(crate) read: Vec<u8>,
+    pub(crate) records: Records,
 }
 
 /// A handshake that failed. The peer has been told by a TLS alert; the rest is for our log.
@@ -49,25 +56,26 @@ pub(crate) async fn accept(
     accepted: Accepted,
     credentials: &Credentials,
 ) -> Result<Established, AcceptError> {
-    let stream = Watched::new(accepted.stream, Hello::Read, &accepted.read);
-    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let start = match (&mut acceptor).await {
-        Ok(start) => start,
+    let Accepted {
+        mut stream,
+        asked,
+        mut read,
+        records,
+    } = accepted;
+    let hello = match read_hello(&mut stream, &mut read).await {
+        Ok(hello) => hello,
         Err(error) => {
-            if let Some(mut stream) = acceptor.take_io() {
-                linger(&mut stream).await;
-            }
+            linger(&mut stream).await;
             return Err(AcceptError {
                 refusal: Box::new(explain_handshake(&error, None, None)),
-                id: None,
+                id: SessionId::of(&read),
             });
         }
     };
-    let id = start.io.id();
-    let offered: Vec<&[u8]> = start.client_hello().alpn().into_iter().flatten().collect();
-    if let Err(refusal) = judge_alpn(&offered, accepted.asked) {
+    let id = SessionId::of(&read).unwrap_or_default();
+    let offered: Vec<&[u8]> = hello.client_hello().alpn().into_iter().flatten().collect();
+    if let Err(refusal) = judge_alpn(&offered, asked) {
         drop(offered);
-        let mut stream = start.io;
         // One fatal alert, no_application_protocol (RFC 7301, 3.2), in a record of its own (RFC 8446, 6).
         const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
         if stream.write_all(&NO_APPLICATION_PROTOCOL).await.is_ok() {
@@ -85,10 +93,14 @@ pub(crate) async fn accept(
         refusal: Box::new(explain_handshake(&error, shown.certificate(), None)),
         id: Some(id),
     };
-    let config =
-        session_config(credentials, &shown).map_err(|error| failed(io::Error::other(error)))?;
-    let tls = match start.into_stream(config).into_fallible().await {
-        Ok(tls) => TlsStream::from(tls),
+    let config = session_config(credentials, &shown, records)
+        .map_err(|error| failed(io::Error::other(error)))?;
+    let shaken = match records {
+        Records::Rustls => shake_buffered(stream, hello, id, config).await,
+        Records::InPlace => shake_in_place(stream, read, config).await,
+    };
+    let (tls, parameters) = match shaken {
+        Ok(shaken) => shaken,
         Err((error, mut stream)) => {
             linger(&mut stream).await;
             return Err(failed(error));
@@ -104,7 +116,78 @@ pub(crate) async fn accept(
         tls: Box::new(tls),
         identity,
         id,
+        parameters,
     })
+}
+
+/// Reads until the ClientHello is whole. All that was read stands in `read`; a failure has sent its alert.
+async fn read_hello(stream: &mut Stream, read: &mut Vec<u8>) -> io::Result<ClientHello> {
+    const PIECE: usize = 4096;
+    let mut acceptor = Acceptor::default();
+    let mut fed = 0;
+    loop {
+        while let Some(mut rest) = read.get(fed..).filter(|rest| !rest.is_empty()) {
+            match acceptor.read_tls(&mut rest)? {
+                0 => break,
+                n => fed += n,
+            }
+        }
+        match acceptor.accept() {
+            Ok(Some(hello)) => return Ok(hello),
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                let mut sent = Vec::new();
+                alert.write_all(&mut sent)?;
+                stream.write_all(&sent).await?;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+        let have = read.len();
+        read.resize(have + PIECE, 0);
+        let n = stream.read(read.get_mut(have..).unwrap_or_default()).await;
+        read.truncate(have + *n.as_ref().unwrap_or(&0));
+        if n? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+type Shaken = Result<(Tls, String), (io::Error, Stream)>;
+
+async fn shake_buffered(
+    stream: Stream,
+    hello: ClientHello,
+    id: SessionId,
+    config: Arc<ServerConfig>,
+) -> Shaken {
+    let start = StartHandshake::from_parts(hello, Watched::new(stream, Some(id)));
+    match start.into_stream(config).into_fallible().await {
+        Ok(tls) => {
+            let parameters = parameters(tls.get_ref().1);
+            Ok((Tls::Buffered(Box::new(Buffered::new(tls))), parameters))
+        }
+        Err((error, stream)) => Err((error, stream.into_inner())),
+    }
+}
+
+async fn shake_in_place(mut stream: Stream, read: Vec<u8>, config: Arc<ServerConfig>) -> Shaken {
+    let mut connection = match UnbufferedServerConnection::new(config) {
+        Ok(connection) => connection,
+        Err(error) => return Err((io::Error::other(error), stream)),
+    };
+    let behind = match shake(&mut connection, &mut stream, read, |_| {}).await {
+        Ok(behind) => behind,
+        Err(error) => return Err((error, stream)),
+    };
+    let parameters = parameters(&connection);
+    let (secrets, kernel) = match connection.dangerous_into_kernel_connection() {
+        Ok(kernel) => kernel,
+        Err(error) => return Err((io::Error::other(error), stream)),
+    };
+    let records = InPlace::new(secrets, Kernel::Server(kernel));
+    RecordStream::new(stream, records, behind.received, behind.payload)
+        .map(|stream| (Tls::InPlace(stream), parameters))
+        .map_err(|(fault, stream)| (io::Error::other(fault), stream))
 }
 
 /// Exactly one of our two protocols, and `postgresql` where a session is asked for.
@@ -136,6 +219,7 @@ fn judge_alpn(offered: &[&[u8]], asked: Asked) -> Result<(), Refusal> {
 fn session_config(
     credentials: &Credentials,
     shown: &Shown,
+    records: Records,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
@@ -145,6 +229,7 @@ fn session_config(
         }))
         .with_cert_resolver(credentials.server_resolver());
     config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
+    config.enable_secret_extraction = records == Records::InPlace;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))

@@ -1,0 +1,200 @@
+//! A connection with records in place as an ordinary stream, for what comes before the relay: one startup, one refusal,
+//! one first answer. Small and copying; the relay takes the parts out.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::in_place::{InPlace, Opener, Sealer};
+use super::{BEFORE, BEHIND, Fault, Opened, PAYLOAD};
+use crate::net::Stream;
+use crate::relay::pool::LONGEST_RECORD;
+
+pub(crate) struct RecordStream {
+    stream: Stream,
+    opener: Box<Opener>,
+    sealer: Box<Sealer>,
+    /// Ciphertext read and not yet opened.
+    received: Vec<u8>,
+    /// Payload opened and not yet read.
+    payload: Vec<u8>,
+    /// Records sealed and not yet written.
+    sealed: Vec<u8>,
+    ended: Option<Result<(), Fault>>,
+    closing: bool,
+}
+
+/// What the relay goes on with.
+pub(in super::super) struct Parts {
+    pub(in super::super) stream: Stream,
+    pub(in super::super) opener: Box<Opener>,
+    pub(in super::super) sealer: Box<Sealer>,
+    pub(in super::super) received: Vec<u8>,
+    pub(in super::super) payload: Vec<u8>,
+    /// How the peer's records ended, if they did already.
+    pub(in super::super) ended: Option<Result<(), Fault>>,
+}
+
+impl RecordStream {
+    /// `received` is ciphertext and `payload` is plaintext that came along with the end of the handshake.
+    pub(crate) fn new(
+        stream: Stream,
+        records: InPlace,
+        received: Vec<u8>,
+        payload: Vec<u8>,
+    ) -> Result<Self, (Fault, Stream)> {
+        let (opener, sealer) = match records.split() {
+            Ok(split) => split,
+            Err(fault) => return Err((fault, stream)),
+        };
+        Ok(Self {
+            stream,
+            opener: Box::new(opener),
+            sealer: Box::new(sealer),
+            received,
+            payload,
+            sealed: Vec::new(),
+            ended: None,
+            closing: false,
+        })
+    }
+
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub(in super::super) fn into_parts(self) -> Parts {
+        Parts {
+            stream: self.stream,
+            opener: self.opener,
+            sealer: self.sealer,
+            received: self.received,
+            payload: self.payload,
+            ended: self.ended,
+        }
+    }
+
+    /// Opens what was received.
+    fn open(&mut self) {
+        let mut ranges = Vec::new();
+        let filled = self.received.len();
+        let Opened {
+            rest,
+            closed,
+            answer_due: _,
+            fault,
+        } = self.opener.open(&mut self.received, filled, &mut ranges);
+        for range in ranges {
+            self.payload
+                .extend(self.received.get(range).unwrap_or_default());
+        }
+        self.received.drain(..rest.start);
+        if let Some(fault) = fault {
+            if let Fault::Broken { alert, .. } = fault {
+                // It goes out with the next write, if there is one.
+                let _ = self.sealer.alert(alert);
+            }
+            self.ended = Some(Err(fault));
+        } else if closed {
+            self.ended = Some(Ok(()));
+        }
+    }
+
+    fn poll_write_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sealer.answer().map_err(io::Error::other)?;
+        self.sealed.append(self.sealer.control());
+        while !self.sealed.is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.sealed))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sealed.drain(..n);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for RecordStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.payload.is_empty() {
+                let n = this.payload.len().min(buf.remaining());
+                buf.put_slice(this.payload.get(..n).unwrap_or_default());
+                this.payload.drain(..n);
+                return Poll::Ready(Ok(()));
+            }
+            match &this.ended {
+                Some(Ok(())) => return Poll::Ready(Ok(())),
+                Some(Err(fault)) => return Poll::Ready(Err(io::Error::other(fault.clone()))),
+                None => {}
+            }
+            let before = this.received.len();
+            this.open();
+            if this.received.len() != before || this.ended.is_some() {
+                continue;
+            }
+            let have = this.received.len();
+            this.received.resize(LONGEST_RECORD, 0);
+            let room = this.received.get_mut(have..).unwrap_or_default();
+            let mut read = ReadBuf::new(room);
+            let polled = Pin::new(&mut this.stream).poll_read(cx, &mut read);
+            let n = read.filled().len();
+            this.received.truncate(have + n);
+            ready!(polled)?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+}
+
+impl AsyncWrite for RecordStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_write_sealed(cx))?;
+        let n = buf.len().min(PAYLOAD);
+        let mut record = vec![0; BEFORE + n + BEHIND];
+        for (place, byte) in record.iter_mut().skip(BEFORE).zip(buf) {
+            *place = *byte;
+        }
+        let payload = BEFORE..BEFORE + n;
+        this.sealer
+            .seal(&mut record, &mut [payload])
+            .map_err(io::Error::other)?;
+        // A key update may have become due, which goes first.
+        this.sealed.append(this.sealer.control());
+        this.sealed.append(&mut record);
+        match this.poll_write_sealed(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // It is taken; the rest goes out by the next write or flush.
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(n)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_write_sealed(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.closing {
+            this.closing = true;
+            this.sealer
+                .alert(tokio_rustls::rustls::AlertDescription::CloseNotify)
+                .map_err(io::Error::other)?;
+        }
+        ready!(this.poll_write_sealed(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+}
