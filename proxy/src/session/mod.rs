@@ -63,7 +63,8 @@ async fn converse(accepted: Accepted, record: &mut SessionRecord) -> End {
         settings,
         shared,
     } = accepted;
-    let opened = match admit(stream, peer, slot, &settings, record).await {
+    // Boxed, so that what only a handshake needs is freed when it is over: most of a session's life is its relay.
+    let opened = match Box::pin(admit(stream, peer, slot, &settings, record)).await {
         Ok(opened) => opened,
         Err(end) => return end,
     };
@@ -132,7 +133,7 @@ async fn session(
     record.live(&place.live);
     let mut stop = place.stop.clone();
     let upstream = tokio::select! {
-        reached = upstream::connect(permit, settings, &opened.request, None, record) => reached,
+        reached = Box::pin(upstream::connect(permit, settings, &opened.request, None, record)) => reached,
         _ = stop.told() => Err(End::Refused(Box::new(shutdown_farewell()))),
     };
     let upstream = match upstream {
@@ -237,9 +238,9 @@ async fn cancel(
     let end = match permitted {
         None => End::CancelUnknown,
         Some((permit, target)) => {
-            match upstream::connect(permit, settings, &opened.request, target.as_ref(), record)
-                .await
-            {
+            let connected =
+                upstream::connect(permit, settings, &opened.request, target.as_ref(), record);
+            match Box::pin(connected).await {
                 Ok(upstream) => {
                     wait_for_close(upstream.half.wire).await;
                     End::Cancelled

@@ -100,7 +100,7 @@ impl Pki {
                 while peer.wants_write() {
                     peer.write_tls(&mut early).unwrap();
                 }
-                let (opener, sealer, payload) = rustls::Buffered::new(ours).split();
+                let (opener, sealer, payload) = Buffered::new(ours).split();
                 assert!(payload.is_empty());
                 Ends {
                     opener: Opener::Buffered(opener),
