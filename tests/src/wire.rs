@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,9 +20,8 @@ use tokio_rustls::rustls::{
     SignatureScheme, StreamOwned,
 };
 
-use crate::files::Scratch;
 use crate::pki::Identity;
-use crate::wait::{PATIENCE, wait_for};
+use crate::wait::PATIENCE;
 
 /// The ALPN name of PostgreSQL's direct TLS.
 pub const ALPN: &str = "postgresql";
@@ -138,7 +137,7 @@ impl Wire {
         Self::new_tcp(TcpStream::connect(address).unwrap())
     }
 
-    fn new_tcp(stream: TcpStream) -> Self {
+    pub(crate) fn new_tcp(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -150,7 +149,7 @@ impl Wire {
         Self::new_unix(UnixStream::connect(path).unwrap())
     }
 
-    fn new_unix(stream: UnixStream) -> Self {
+    pub(crate) fn new_unix(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self(Transport::Unix(stream))
@@ -401,83 +400,6 @@ impl Stream for StreamOwned<ServerConnection, TcpStream> {
         self.conn.send_close_notify();
         self.flush()?;
         self.sock.close_write()
-    }
-}
-
-/// A listening socket that stands for PostgreSQL: what reaches it has passed the sidecar.
-#[derive(Debug)]
-pub enum StandIn {
-    /// On TCP.
-    Tcp(TcpListener),
-    /// On a Unix socket, which can be reached from every network namespace.
-    Unix(UnixListener, Scratch),
-}
-
-impl StandIn {
-    /// Opens one on TCP.
-    #[expect(clippy::new_without_default, reason = "it opens a socket")]
-    pub fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        Self::Tcp(listener)
-    }
-
-    /// Opens one on a Unix socket.
-    pub fn unix() -> Self {
-        let dir = Scratch::new("stand-in");
-        let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        Self::Unix(listener, dir)
-    }
-
-    /// Where it listens on TCP.
-    pub fn address(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().unwrap(),
-            Self::Unix(..) => panic!("it listens on a Unix socket"),
-        }
-    }
-
-    /// Where it listens, as `server.postgres` has it.
-    pub fn upstream(&self) -> String {
-        match self {
-            Self::Tcp(_) => self.address().to_string(),
-            Self::Unix(_, dir) => dir.path().join("socket").display().to_string(),
-        }
-    }
-
-    /// Waits for the next connection.
-    #[track_caller]
-    pub fn accept(&self) -> Wire {
-        wait_for(
-            "a connection to the stand-in for PostgreSQL",
-            PATIENCE,
-            || self.accepted(),
-        )
-    }
-
-    /// As [`StandIn::accept`]; reads the startup packet, too.
-    #[track_caller]
-    pub fn accept_startup(&self) -> (Wire, Vec<u8>) {
-        let mut wire = self.accept();
-        let packet = wire.read_packet();
-        (wire, packet)
-    }
-
-    /// A connection, if one has come.
-    pub fn accepted(&self) -> Option<Wire> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().ok()?;
-                stream.set_nonblocking(false).unwrap();
-                Some(Wire::new_tcp(stream))
-            }
-            Self::Unix(listener, _) => {
-                let (stream, _) = listener.accept().ok()?;
-                stream.set_nonblocking(false).unwrap();
-                Some(Wire::new_unix(stream))
-            }
-        }
     }
 }
 
