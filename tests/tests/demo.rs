@@ -28,7 +28,7 @@ fn demo_shows_a_standby_that_streams_and_comes_back() {
     for word in ["TLSv1_3", "killed", "streams again"] {
         assert!(told.contains(word), "{word:?} is not in {told}");
     }
-    assert!(rows.lines().count() >= 5 && rows.contains("lag"), "{rows}");
+    assert!(rows.lines().count() >= 2 && rows.contains("lag"), "{rows}");
 }
 
 #[test]

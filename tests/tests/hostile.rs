@@ -172,6 +172,7 @@ fn standby_connects_at_once_beside_10_000_silent_connections() {
         "connected in {taken:?} beside {} silent connections; {grown} KiB over rest",
         silent.len()
     );
-    assert!(taken < Duration::from_secs(1), "{taken:?}");
+    // At once, on a machine that runs other tests beside this one; those who wait for their turn wait 10 s.
+    assert!(taken < Duration::from_secs(3), "{taken:?}");
     assert!(grown < 64 * 1024, "{grown} KiB");
 }
