@@ -44,7 +44,9 @@ pub(crate) enum Measurement {
         seconds: f64,
     },
     /// Round trips of 64 bytes at a fixed rate, timed from when each was due
-    #[command(after_help = "Example:\n  pgtlsproxy-bench latency --against direct,nginx --rate 4000")]
+    #[command(
+        after_help = "Example:\n  pgtlsproxy-bench latency --against direct,nginx --rate 4000"
+    )]
     Latency {
         #[command(flatten)]
         common: Common,
@@ -68,7 +70,9 @@ pub(crate) enum Measurement {
         seconds: f64,
     },
     /// Sessions that are open and silent: memory per session
-    #[command(after_help = "Example:\n  pgtlsproxy-bench idle --against nginx,haproxy --sessions 5000")]
+    #[command(
+        after_help = "Example:\n  pgtlsproxy-bench idle --against nginx,haproxy --sessions 5000"
+    )]
     Idle {
         #[command(flatten)]
         common: Common,

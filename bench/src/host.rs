@@ -33,10 +33,16 @@ pub(crate) fn describe() -> BTreeMap<String, String> {
         ("processors", processors().to_string()),
         ("processor flags", ciphers.join(" ")),
         ("memory", of(&read("/proc/meminfo"), "MemTotal", ':')),
-        ("kernel", read("/proc/sys/kernel/osrelease").trim().to_owned()),
+        (
+            "kernel",
+            read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        ),
         ("system", of(&read("/etc/os-release"), "PRETTY_NAME", '=')),
         ("openssl of the peers", openssl),
-        ("load before the run", read("/proc/loadavg").trim().to_owned()),
+        (
+            "load before the run",
+            read("/proc/loadavg").trim().to_owned(),
+        ),
     ];
     entries
         .into_iter()
@@ -53,8 +59,14 @@ pub(crate) fn busy_seconds() -> f64 {
 /// user, nice, system, irq, softirq; neither idle nor iowait, and steal is nobody's work here.
 fn busy_ticks(stat: &str) -> u64 {
     let fields = stat.lines().next().unwrap_or_default().split_whitespace();
-    let fields: Vec<u64> = fields.skip(1).filter_map(|field| field.parse().ok()).collect();
-    [0, 1, 2, 5, 6].iter().filter_map(|&at| fields.get(at)).sum()
+    let fields: Vec<u64> = fields
+        .skip(1)
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    [0, 1, 2, 5, 6]
+        .iter()
+        .filter_map(|&at| fields.get(at))
+        .sum()
 }
 
 #[cfg(test)]
@@ -63,7 +75,10 @@ mod tests {
 
     #[test]
     fn idle_iowait_and_steal_are_not_busy() {
-        assert_eq!(busy_ticks("cpu  1 2 4 1000 2000 8 16 4000 0 0\ncpu0 9 9"), 31);
+        assert_eq!(
+            busy_ticks("cpu  1 2 4 1000 2000 8 16 4000 0 0\ncpu0 9 9"),
+            31
+        );
         assert_eq!(busy_ticks(""), 0);
     }
 }

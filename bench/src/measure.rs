@@ -122,7 +122,10 @@ pub(crate) struct Summary {
 
 impl Summary {
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+        let mut values: Vec<f64> = values
+            .into_iter()
+            .filter(|value| value.is_finite())
+            .collect();
         values.sort_by(f64::total_cmp);
         let n = values.len();
         let median = (values.get(n.checked_sub(1)? / 2)? + values[n / 2]) / 2.0;
@@ -165,15 +168,22 @@ pub(crate) fn tables(cells: &[Cell]) -> Vec<Table<'_>> {
 impl<'a> Table<'a> {
     /// Ours first, then the others by name.
     pub(crate) fn contenders(&self) -> Vec<&'a str> {
-        let names: BTreeSet<&str> = self.cells.iter().map(|cell| cell.contender.as_str()).collect();
+        let names: BTreeSet<&str> = self
+            .cells
+            .iter()
+            .map(|cell| cell.contender.as_str())
+            .collect();
         let mut names: Vec<&str> = names.into_iter().collect();
         names.sort_by_key(|&name| (name != "pgtlsproxy", name));
         names
     }
 
     pub(crate) fn measures(&self) -> Vec<Measure> {
-        let measures: BTreeSet<Measure> =
-            self.cells.iter().flat_map(|cell| cell.measures.keys().copied()).collect();
+        let measures: BTreeSet<Measure> = self
+            .cells
+            .iter()
+            .flat_map(|cell| cell.measures.keys().copied())
+            .collect();
         measures.into_iter().collect()
     }
 
@@ -210,7 +220,11 @@ impl<'a> Table<'a> {
 
 /// Adds what a tunnel adds to no tunnel, within each repetition; all else is measured, this is computed.
 pub(crate) fn add_to_direct(cells: &mut [Cell]) {
-    let direct: Vec<Cell> = cells.iter().filter(|cell| cell.contender == "direct").cloned().collect();
+    let direct: Vec<Cell> = cells
+        .iter()
+        .filter(|cell| cell.contender == "direct")
+        .cloned()
+        .collect();
     for cell in cells.iter_mut().filter(|cell| cell.contender != "direct") {
         let same = |other: &&Cell| {
             (&other.scenario, &other.workload, other.repetition)
@@ -222,8 +236,12 @@ pub(crate) fn add_to_direct(cells: &mut [Cell]) {
         if cell.scenario != "latency" {
             continue;
         }
-        for (of, added) in [(Measure::P50, Measure::AddedP50), (Measure::P99, Measure::AddedP99)] {
-            if let (Some(with), Some(without)) = (cell.measures.get(&of), direct.measures.get(&of)) {
+        for (of, added) in [
+            (Measure::P50, Measure::AddedP50),
+            (Measure::P99, Measure::AddedP99),
+        ] {
+            if let (Some(with), Some(without)) = (cell.measures.get(&of), direct.measures.get(&of))
+            {
                 cell.measures.insert(added, with - without);
             }
         }
@@ -278,14 +296,20 @@ mod tests {
             cell("pgtlsproxy", 3, 100.0),
         ];
         let tables = tables(&cells);
-        let ratio = tables[0].ratio("pgtlsproxy", "nginx", Measure::P50).unwrap();
+        let ratio = tables[0]
+            .ratio("pgtlsproxy", "nginx", Measure::P50)
+            .unwrap();
         assert_eq!((ratio.min, ratio.max, ratio.n), (0.5, 0.5, 2));
         assert_eq!(tables[0].contenders(), ["pgtlsproxy", "nginx"]);
     }
 
     #[test]
     fn what_is_added_is_told_within_a_repetition() {
-        let mut cells = [cell("direct", 1, 40.0), cell("nginx", 1, 90.0), cell("nginx", 2, 99.0)];
+        let mut cells = [
+            cell("direct", 1, 40.0),
+            cell("nginx", 1, 90.0),
+            cell("nginx", 2, 99.0),
+        ];
         add_to_direct(&mut cells);
         assert_eq!(cells[1].measures.get(&Measure::AddedP50), Some(&50.0));
         assert_eq!(cells[2].measures.get(&Measure::AddedP50), None);

@@ -54,7 +54,10 @@ pub(crate) fn run(measurement: &Measurement) -> Result<(), Problem> {
             let measured = measure(scenario.as_mut(), &ground, contender, repetition);
             for cell in measured {
                 let seconds = begun.elapsed().as_secs_f64();
-                progress(&format!("{done}/{total} {} {seconds:.1} s", brief(&cell)), true);
+                progress(
+                    &format!("{done}/{total} {} {seconds:.1} s", brief(&cell)),
+                    true,
+                );
                 saved.save(&cell)?;
                 if common.json {
                     print(&json(&cell)?)?;
@@ -182,7 +185,10 @@ fn measure(
 /// What makes figures doubtful.
 pub(crate) fn warnings(cells: &[Cell]) -> Vec<String> {
     let mut warnings = Vec::new();
-    for table in tables(cells).iter().filter(|table| table.scenario == "throughput") {
+    for table in tables(cells)
+        .iter()
+        .filter(|table| table.scenario == "throughput")
+    {
         let Some(nginx) = table.summary("nginx", Measure::CpuPerGib) else {
             continue;
         };
@@ -204,7 +210,10 @@ fn brief(cell: &Cell) -> String {
     let figures = match &cell.failed {
         Some(why) => format!("failed: {why}"),
         None => {
-            let plotted = cell.measures.iter().filter(|(measure, _)| measure.is_plotted());
+            let plotted = cell
+                .measures
+                .iter()
+                .filter(|(measure, _)| measure.is_plotted());
             let figures = plotted.map(|(measure, value)| {
                 let (title, unit, digits) = measure.shown();
                 format!("{title} {value:.digits$} {unit}")

@@ -8,8 +8,8 @@ mod direct;
 mod haproxy;
 mod nginx;
 mod ours;
-pub(crate) mod plain;
 mod pki;
+pub(crate) mod plain;
 mod process;
 mod stunnel;
 
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use nginx::EXPECTED_CPU_PER_GIB as NGINX_CPU_PER_GIB;
 pub(crate) use pki::Pki;
-pub(crate) use process::{Process, Usage, family_cpu, first_line};
+pub(crate) use process::{Process, Usage, first_line};
 
 use crate::cli::Peer;
 use crate::problem::{Doing, Problem};
@@ -178,9 +178,7 @@ impl Contender {
         backend: SocketAddr,
     ) -> Result<Running, Problem> {
         let mut running = self.launch(workshop, backend)?;
-        running.wait_until(self.name(), |entry| {
-            Frontend::connect(entry)?.terminate()
-        })?;
+        running.wait_until(self.name(), |entry| Frontend::connect(entry)?.terminate())?;
         Ok(running)
     }
 }
@@ -199,7 +197,8 @@ impl Running {
             };
             let ended = self.processes().find_map(Process::ended);
             if ended.is_some() || Instant::now() > deadline {
-                let logs: Vec<String> = self.processes().map(|process| process.log_tail()).collect();
+                let logs: Vec<String> =
+                    self.processes().map(|process| process.log_tail()).collect();
                 return Err(Problem::new(format!("{name} does not work: {error}"))
                     .because(logs.join("\n  "))
                     .way_out("the peers are Debian's packages nginx-light, libnginx-mod-stream, haproxy, stunnel4"));

@@ -27,7 +27,14 @@ impl Pki {
         let out = dir.display().to_string();
         for name in ["server", "client"] {
             run(&[
-                "issue", name, "--san", "localhost", "--san", "127.0.0.1", "--out", &out,
+                "issue",
+                name,
+                "--san",
+                "localhost",
+                "--san",
+                "127.0.0.1",
+                "--out",
+                &out,
             ])?;
             let read = |ending: &str| {
                 let path = dir.join(format!("{name}.{ending}"));

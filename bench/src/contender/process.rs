@@ -82,7 +82,11 @@ impl Drop for Process {
         };
         // Draining would wait for sessions that nobody needs any more.
         let single = tree.len() == 1;
-        let first = if single { Signal::SIGKILL } else { Signal::SIGTERM };
+        let first = if single {
+            Signal::SIGKILL
+        } else {
+            Signal::SIGTERM
+        };
         signal(self.child.id(), first);
         let deadline = Instant::now() + Duration::from_secs(2);
         while self.ended().is_none() && Instant::now() < deadline {
@@ -141,12 +145,6 @@ fn descendants(root: u32, parents: &BTreeMap<u32, u32>) -> Vec<u32> {
         next += 1;
     }
     tree
-}
-
-/// Everything descended from a process that is not ours to start, such as a server of the test bed.
-pub(crate) fn family_cpu(root: u32) -> f64 {
-    let tree = descendants(root, &parents());
-    tree.into_iter().filter_map(cpu_seconds).sum()
 }
 
 /// The first line that a program says, on whichever output.

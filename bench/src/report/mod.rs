@@ -69,7 +69,8 @@ impl Saved {
             return Ok(None);
         };
         let cells = dir.join(Self::CELLS);
-        let text = fs::read_to_string(&cells).doing(|| format!("cannot read {}", cells.display()))?;
+        let text =
+            fs::read_to_string(&cells).doing(|| format!("cannot read {}", cells.display()))?;
         let page = dir.join(Self::PAGE);
         fs::write(&page, html::render(&last_runs(&text)))
             .doing(|| format!("cannot write {}", page.display()))?;
@@ -80,7 +81,10 @@ impl Saved {
 /// The last run of each scenario with its cells. A line that cannot be read, as after a full disk, is passed over.
 fn last_runs(lines: &str) -> Vec<(Run, Vec<Cell>)> {
     let mut runs: Vec<(Run, Vec<Cell>)> = Vec::new();
-    for line in lines.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+    for line in lines
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+    {
         match line {
             Line::Run(run) => {
                 let same = |(other, _): &(Run, Vec<Cell>)| other.scenario == run.scenario;
@@ -90,7 +94,9 @@ fn last_runs(lines: &str) -> Vec<(Run, Vec<Cell>)> {
                 }
             }
             Line::Cell(cell) => {
-                let run = runs.iter_mut().find(|(run, _)| run.scenario == cell.scenario);
+                let run = runs
+                    .iter_mut()
+                    .find(|(run, _)| run.scenario == cell.scenario);
                 if let Some((_, cells)) = run {
                     cells.push(cell);
                 }

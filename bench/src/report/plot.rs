@@ -20,7 +20,10 @@ pub(super) fn render(table: &Table<'_>, measure: Measure, base: &str) -> String 
         .into_iter()
         .filter_map(|contender| Some((contender, table.summary(contender, measure)?)))
         .collect();
-    let most = rows.iter().map(|(_, summary)| summary.max).fold(0.0, f64::max);
+    let most = rows
+        .iter()
+        .map(|(_, summary)| summary.max)
+        .fold(0.0, f64::max);
     if most <= 0.0 {
         return String::new();
     }
@@ -39,7 +42,11 @@ pub(super) fn render(table: &Table<'_>, measure: Measure, base: &str) -> String 
     for (row, (contender, summary)) in rows.iter().enumerate() {
         let top = ROW * row as f64 + 6.0;
         let middle = top + ROW / 2.0;
-        let class = if *contender == "pgtlsproxy" { "ours" } else { "peer" };
+        let class = if *contender == "pgtlsproxy" {
+            "ours"
+        } else {
+            "peer"
+        };
         let _ = write!(
             svg,
             "<g class=\"{class}\"><text x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{contender}</text>\

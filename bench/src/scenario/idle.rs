@@ -39,6 +39,7 @@ impl Scenario for Idle {
     fn excludes(&self, contender: Contender) -> Option<&'static str> {
         match contender.name() {
             "direct" => Some("direct has no processes whose memory could be measured"),
+            "plain" => Some("plain keeps its buffers: its memory is no floor for anybody's"),
             "target" => Some("the memory of a tunnel that is not ours to start is not seen"),
             "native" => Some("native is PostgreSQL's own TLS; the built-in backend has none"),
             _ => None,
@@ -62,8 +63,9 @@ impl Scenario for Idle {
         drop(sessions);
         let after = settled_pss(&running);
 
-        let per_session =
-            |now: [u64; 2], side: usize| (now[side] as f64 - before[side] as f64) / f64::from(self.sessions);
+        let per_session = |now: [u64; 2], side: usize| {
+            (now[side] as f64 - before[side] as f64) / f64::from(self.sessions)
+        };
         let [server, client] = [0, 1].map(|side| per_session(during, side));
         let measures = Measures::from([
             (Measure::PssPerSession, server + client),
@@ -81,13 +83,17 @@ impl Scenario for Idle {
 /// Memory of server and client, KiB, once it no longer changes (or after 5 s): sessions end a moment after their
 /// frontend.
 fn settled_pss(running: &Running) -> [u64; 2] {
-    let now = || [Side::Server, Side::Client].map(|side| running.usage(side).unwrap_or_default().pss_kib);
+    let now =
+        || [Side::Server, Side::Client].map(|side| running.usage(side).unwrap_or_default().pss_kib);
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut last = now();
     loop {
         std::thread::sleep(Duration::from_millis(400));
         let next = now();
-        let same = last.iter().zip(next).all(|(last, next)| last.abs_diff(next) <= 64);
+        let same = last
+            .iter()
+            .zip(next)
+            .all(|(last, next)| last.abs_diff(next) <= 64);
         if same || Instant::now() > deadline {
             return next;
         }
@@ -102,7 +108,9 @@ fn raise_limit_of_files(sessions: u64) -> Result<(), Problem> {
     let wanted = 2 * sessions + 200;
     if hard < wanted {
         return Err(Problem::new(what())
-            .because(format!("{sessions} sessions need {wanted}, the hard limit is {hard}"))
+            .because(format!(
+                "{sessions} sessions need {wanted}, the hard limit is {hard}"
+            ))
             .way_out("take fewer --sessions, or raise it (ulimit -n, LimitNOFILE)"));
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing(what)

@@ -34,7 +34,9 @@ pub(crate) trait Scenario {
     /// What this contender cannot take part in, and why.
     fn excludes(&self, contender: Contender) -> Option<&'static str> {
         let native = contender == Contender::Peer(Peer::Native);
-        native.then_some("native is PostgreSQL's own TLS; the built-in backend has none (see `replication`)")
+        native.then_some(
+            "native is PostgreSQL's own TLS; the built-in backend has none (see `replication`)",
+        )
     }
 
     /// Measures once.

@@ -217,8 +217,8 @@ fn echo(stream: &mut TcpStream) -> io::Result<()> {
             return Ok(());
         }
         stream.read_exact(&mut request[5..])?;
-        let status = StandbyStatusUpdate::parse(&request[5..])
-            .ok_or_else(|| broken("no status update"))?;
+        let status =
+            StandbyStatusUpdate::parse(&request[5..]).ok_or_else(|| broken("no status update"))?;
         let head = XLogData {
             start: status.written,
             end: status.written,

@@ -37,8 +37,8 @@ impl Frontend {
             (b"replication", b"true"),
             (b"application_name", b"pgtlsproxy-bench"),
         ];
-        let startup = StartupMessage::new((3, 0), &parameters)
-            .map_err(|error| broken(error.to_string()))?;
+        let startup =
+            StartupMessage::new((3, 0), &parameters).map_err(|error| broken(error.to_string()))?;
         stream.write_all(startup.packet())?;
         // The answer comes in one piece: one read, not two for every message in it.
         let mut answer = [0; 2048];
@@ -62,8 +62,7 @@ impl Frontend {
         for tag in *b"TDCZ" {
             Message::expect(stream, tag)?;
         }
-        let command =
-            format!("START_REPLICATION SLOT \"{wish}\" PHYSICAL 0/0 TIMELINE 1\0");
+        let command = format!("START_REPLICATION SLOT \"{wish}\" PHYSICAL 0/0 TIMELINE 1\0");
         send(stream, b'Q', command.as_bytes())?;
         Message::expect(stream, b'W').map(drop)
     }
@@ -120,8 +119,7 @@ impl Frontend {
 
     /// One synchronous round trip, after [`Wish::Echo`]: a status update of 39 bytes, 64 bytes of XLogData back.
     pub(crate) fn round_trip(&mut self, number: u64) -> io::Result<()> {
-        self.stream
-            .write_all(&status_update(Lsn(number), true))?;
+        self.stream.write_all(&status_update(Lsn(number), true))?;
         let mut answer = [0; 64];
         self.stream.read_exact(&mut answer)?;
         match XLogData::parse(&answer[5..]) {

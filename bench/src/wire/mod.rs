@@ -174,9 +174,6 @@ mod tests {
 
     #[test]
     fn a_status_update_has_39_bytes() {
-        assert_eq!(
-            status_update(protocol::replication::Lsn(1), true).len(),
-            39
-        );
+        assert_eq!(status_update(protocol::replication::Lsn(1), true).len(), 39);
     }
 }
