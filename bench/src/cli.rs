@@ -123,6 +123,14 @@ pub(crate) struct Common {
         default_value = "direct,nginx"
     )]
     pub(crate) against: Vec<Peer>,
+    /// Our relay's modes to measure, each as a contender of its own
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "MODE,...",
+        default_value = "default"
+    )]
+    pub(crate) records: Vec<Records>,
     /// Rounds; in each every contender is measured once, in another order
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repetitions: u32,
@@ -139,7 +147,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "DIR")]
     pub(crate) bin: Option<PathBuf>,
     /// Load a tunnel that already runs, nothing else; its far end must be `pgtlsproxy-bench backend`
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["against", "base"])]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["against", "base", "records"])]
     pub(crate) target: Option<String>,
 }
 
@@ -158,6 +166,17 @@ pub(crate) enum Peer {
     Haproxy,
     /// Two nginxes with the stream module
     Nginx,
+}
+
+/// Who opens and seals TLS records in our relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Records {
+    /// What pgtlsproxy does without being told
+    Default,
+    /// rustls
+    Rustls,
+    /// The relay itself, where they lie
+    InPlace,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 mod cli;
 mod contender;
 mod host;
+mod interrupt;
 mod measure;
 mod problem;
 mod report;

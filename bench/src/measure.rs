@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::contender::OURS;
+
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -174,7 +176,7 @@ impl<'a> Table<'a> {
             .map(|cell| cell.contender.as_str())
             .collect();
         let mut names: Vec<&str> = names.into_iter().collect();
-        names.sort_by_key(|&name| (name != "pgtlsproxy", name));
+        names.sort_by_key(|&name| (!name.starts_with(OURS), name));
         names
     }
 

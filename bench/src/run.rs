@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::cli::{Common, Measurement, Peer};
 use crate::contender::{Contender, NGINX_CPU_PER_GIB, Workshop};
 use crate::host;
+use crate::interrupt;
 use crate::measure::{Cell, Measure, Measures, tables};
 use crate::problem::{Doing, Problem};
 use crate::report::{self, Saved};
@@ -42,16 +43,21 @@ pub(crate) fn run(measurement: &Measurement) -> Result<(), Problem> {
     let run = describe(common, scenario.as_ref(), &contenders, &ground.workshop);
     let mut saved = Saved::begin(common.report.as_deref(), run.clone())?;
 
+    interrupt::listen()?;
     let mut cells = Vec::new();
     let total = common.repetitions as usize * contenders.len();
     let mut done = 0;
-    for repetition in 1..=common.repetitions {
+    'rounds: for repetition in 1..=common.repetitions {
         let rotation = (repetition as usize - 1) % contenders.len();
         for &contender in contenders[rotation..].iter().chain(&contenders[..rotation]) {
             done += 1;
             progress(&format!("{done}/{total} {} ...", contender.name()), false);
             let begun = Instant::now();
             let measured = measure(scenario.as_mut(), &ground, contender, repetition);
+            if interrupt::came() {
+                eprintln!("interrupted: what was measured until now is kept");
+                break 'rounds;
+            }
             for cell in measured {
                 let seconds = begun.elapsed().as_secs_f64();
                 progress(
@@ -78,6 +84,7 @@ pub(crate) fn run(measurement: &Measurement) -> Result<(), Problem> {
         eprintln!("the report is {}", page.display());
     }
     match cells.iter().filter(|cell| cell.failed.is_some()).count() {
+        0 if interrupt::came() => Err(Problem::new("interrupted before the end")),
         0 => Ok(()),
         failed => Err(Problem::new(format!("{failed} cells failed"))
             .because("each is told above; the others are good")),
@@ -86,15 +93,15 @@ pub(crate) fn run(measurement: &Measurement) -> Result<(), Problem> {
 
 /// Ours first; each once; those who cannot take part are told and left out.
 fn contenders(common: &Common, scenario: &dyn Scenario) -> Result<Vec<Contender>, Problem> {
-    let mut contenders = match &common.target {
-        Some(target) => vec![Contender::Target(resolve(target)?)],
-        None => vec![Contender::Ours],
-    };
-    if common.target.is_none() {
-        for &peer in &common.against {
-            let peer = Contender::Peer(peer);
-            if !contenders.contains(&peer) {
-                contenders.push(peer);
+    let mut contenders = Vec::new();
+    match &common.target {
+        Some(target) => contenders.push(Contender::Target(resolve(target)?)),
+        None => {
+            let ours = common.records.iter().copied().map(Contender::Ours);
+            for contender in ours.chain(common.against.iter().copied().map(Contender::Peer)) {
+                if !contenders.contains(&contender) {
+                    contenders.push(contender);
+                }
             }
         }
     }

@@ -23,14 +23,17 @@ pub(crate) use nginx::EXPECTED_CPU_PER_GIB as NGINX_CPU_PER_GIB;
 pub(crate) use pki::Pki;
 pub(crate) use process::{Process, Usage, first_line};
 
-use crate::cli::Peer;
+use crate::cli::{Peer, Records};
 use crate::problem::{Doing, Problem};
 use crate::wire::frontend::Frontend;
+
+/// What the names of all our own begin with.
+pub(crate) const OURS: &str = "pgtlsproxy";
 
 /// Who can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
-    Ours,
+    Ours(Records),
     Peer(Peer),
     /// A tunnel that the user runs.
     Target(SocketAddr),
@@ -127,7 +130,9 @@ impl Workshop {
 impl Contender {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Ours => "pgtlsproxy",
+            Self::Ours(Records::Default) => OURS,
+            Self::Ours(Records::Rustls) => "pgtlsproxy/rustls",
+            Self::Ours(Records::InPlace) => "pgtlsproxy/in_place",
             Self::Target(_) => "target",
             Self::Peer(peer) => match peer {
                 Peer::Direct => "direct",
@@ -143,7 +148,7 @@ impl Contender {
     /// What it says of its version, on one line.
     pub(crate) fn version(self, workshop: &Workshop) -> String {
         match self {
-            Self::Ours => first_line(&workshop.pgtlsproxy, &["--version"]),
+            Self::Ours(_) => first_line(&workshop.pgtlsproxy, &["--version"]),
             Self::Peer(Peer::Nginx) => first_line(Path::new(nginx::PROGRAM), &["-v"]),
             Self::Peer(Peer::Haproxy) => first_line(Path::new(haproxy::PROGRAM), &["-v"]),
             Self::Peer(Peer::Stunnel) => stunnel::version(),
@@ -161,7 +166,7 @@ impl Contender {
         backend: SocketAddr,
     ) -> Result<Running, Problem> {
         match self {
-            Self::Ours => ours::launch(workshop, backend),
+            Self::Ours(records) => ours::launch(workshop, backend, records),
             Self::Target(entry) => Ok(direct::none_before(entry)),
             Self::Peer(Peer::Direct | Peer::Native) => Ok(direct::none_before(backend)),
             Self::Peer(Peer::Plain) => plain::launch(workshop, backend),

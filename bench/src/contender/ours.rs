@@ -4,19 +4,29 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use super::{Process, Running, Workshop, free_address};
+use crate::cli::Records;
 use crate::problem::Problem;
 
-pub(super) fn launch(workshop: &Workshop, backend: SocketAddr) -> Result<Running, Problem> {
+pub(super) fn launch(
+    workshop: &Workshop,
+    backend: SocketAddr,
+    records: Records,
+) -> Result<Running, Problem> {
+    let relay = match records {
+        Records::Default => "",
+        Records::Rustls => "[relay]\nrecords = \"rustls\"",
+        Records::InPlace => "[relay]\nrecords = \"in_place\"",
+    };
     let (tls, entry) = (free_address(), free_address());
     let server = workshop.configure(
         "pgtlsproxy-server.toml",
         include_str!("pgtlsproxy-server.toml"),
-        &[("LISTEN", &tls), ("BACKEND", &backend)],
+        &[("LISTEN", &tls), ("BACKEND", &backend), ("RELAY", &relay)],
     )?;
     let client = workshop.configure(
         "pgtlsproxy-client.toml",
         include_str!("pgtlsproxy-client.toml"),
-        &[("LISTEN", &entry), ("CONNECT", &tls)],
+        &[("LISTEN", &entry), ("CONNECT", &tls), ("RELAY", &relay)],
     )?;
     let run = |config: &std::path::Path| {
         let mut command = Command::new(&workshop.pgtlsproxy);

@@ -5,10 +5,11 @@ use std::fmt::Write;
 
 use super::html::escape;
 use super::text::ratio;
+use crate::contender::OURS;
 use crate::measure::{Measure, Table};
 
 const WIDTH: f64 = 720.0;
-const NAMES: f64 = 110.0;
+const NAMES: f64 = 140.0;
 const FIGURES: f64 = 210.0;
 const ROW: f64 = 30.0;
 
@@ -42,7 +43,7 @@ pub(super) fn render(table: &Table<'_>, measure: Measure, base: &str) -> String 
     for (row, (contender, summary)) in rows.iter().enumerate() {
         let top = ROW * row as f64 + 6.0;
         let middle = top + ROW / 2.0;
-        let class = if *contender == "pgtlsproxy" {
+        let class = if contender.starts_with(OURS) {
             "ours"
         } else {
             "peer"

@@ -20,7 +20,7 @@ pub(crate) fn render(run: &Run, cells: &[Cell]) -> String {
                     let ratio = ratio(&table, contender, &run.base, measure);
                     let _ = writeln!(
                         text,
-                        "    {contender:<12}{:<32}{ratio}",
+                        "    {contender:<20}{:<32}{ratio}",
                         spread(summary, measure)
                     );
                 }
@@ -64,7 +64,7 @@ mod tests {
     fn a_table_shows_median_spread_and_ratio() {
         let text = render(&example::run(), &example::cells());
         assert!(text.contains("CPU, both sides, s/GiB"), "{text}");
-        let ours = "pgtlsproxy  0.450 [0.400-0.500] n=2";
+        let ours = "pgtlsproxy          0.450 [0.400-0.500] n=2";
         assert!(text.contains(ours), "{text}");
         assert!(text.contains("0.45 [0.40-0.50] of nginx"), "{text}");
         assert!(text.contains("haproxy failed: it <broke>"), "{text}");
