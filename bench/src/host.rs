@@ -22,7 +22,7 @@ pub(crate) fn describe() -> BTreeMap<String, String> {
         )
     };
     let flags = of(&cpuinfo, "flags", ':');
-    let ciphers = ["aes", "vaes", "vpclmulqdq", "avx512f", "hypervisor"];
+    let ciphers = ["aes", "avx2", "vaes", "vpclmulqdq", "avx512f", "hypervisor"];
     let ciphers: Vec<&str> = flags
         .split_whitespace()
         .filter(|flag| ciphers.contains(flag))

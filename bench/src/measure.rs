@@ -39,6 +39,7 @@ pub(crate) enum Measure {
     PssAfter,
     TransactionsPerSecond,
     CpuPerTransaction,
+    OtherWork,
 }
 
 pub(crate) type Measures = BTreeMap<Measure, f64>;
@@ -71,6 +72,7 @@ impl Measure {
             Self::PssPerSessionClient => ("memory, client", "KiB/session", 1),
             Self::PssAfter => ("left after they closed", "KiB/session", 1),
             Self::TransactionsPerSecond => ("rate", "transactions/s", 0),
+            Self::OtherWork => ("other work on the machine", "% of it", 0),
             Self::CpuPerTransaction => ("CPU, both sides", "µs/transaction", 0),
         }
     }

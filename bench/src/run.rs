@@ -10,10 +10,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::cli::{Common, Measurement, Peer};
-use crate::contender::{Contender, NGINX_CPU_PER_GIB, Workshop};
+use crate::contender::{Contender, NGINX_CPU_PER_GIB, Workshop, own_cpu_seconds};
 use crate::host;
 use crate::interrupt;
-use crate::measure::{Cell, Measure, Measures, tables};
+use crate::measure::{Cell, Measure, Measures, Summary, tables};
 use crate::problem::{Doing, Problem};
 use crate::report::{self, Saved};
 use crate::scenario::{self, Ground, Scenario};
@@ -167,7 +167,9 @@ fn measure(
     repetition: u32,
 ) -> Vec<Cell> {
     let name = scenario.name();
+    let watch = Watch::begin();
     let measured = scenario.measure(ground, contender);
+    let others = watch.end();
     let cell = |workload: String, measures, failed| Cell {
         scenario: name.to_owned(),
         workload,
@@ -179,7 +181,10 @@ fn measure(
     match measured {
         Ok(outcomes) => outcomes
             .into_iter()
-            .map(|(workload, measures)| cell(workload, measures, None))
+            .map(|(workload, mut measures)| {
+                measures.insert(Measure::OtherWork, others);
+                cell(workload, measures, None)
+            })
             .collect(),
         Err(problem) => vec![cell(
             "failures".to_owned(),
@@ -189,9 +194,44 @@ fn measure(
     }
 }
 
+/// Sees how busy the machine is with what is not ours: figures of a busy machine are to be doubted.
+struct Watch {
+    begun: Instant,
+    busy: f64,
+    own: f64,
+}
+
+impl Watch {
+    fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+            busy: host::busy_seconds(),
+            own: own_cpu_seconds(),
+        }
+    }
+
+    /// Other work, in percent of the machine.
+    fn end(self) -> f64 {
+        let now = Self::begin();
+        let others = (now.busy - self.busy) - (now.own - self.own);
+        let all = self.begun.elapsed().as_secs_f64() * host::processors() as f64;
+        (others / all * 100.0).max(0.0)
+    }
+}
+
 /// What makes figures doubtful.
 pub(crate) fn warnings(cells: &[Cell]) -> Vec<String> {
     let mut warnings = Vec::new();
+    let other_work = cells
+        .iter()
+        .filter_map(|cell| cell.measures.get(&Measure::OtherWork));
+    if let Some(work) = Summary::of(other_work.copied()).filter(|work| work.median > 5.0) {
+        warnings.push(format!(
+            "Other programs took {:.0} % of the machine [{:.0}-{:.0}] while this was measured: figures are too high, \
+             ratios less so.",
+            work.median, work.min, work.max
+        ));
+    }
     for table in tables(cells)
         .iter()
         .filter(|table| table.scenario == "throughput")
@@ -201,7 +241,7 @@ pub(crate) fn warnings(cells: &[Cell]) -> Vec<String> {
         };
         if !NGINX_CPU_PER_GIB.contains(&nginx.median) {
             warnings.push(format!(
-                "nginx took {:.2} CPU-s/GiB where {:.1} to {:.1} are usual for a good setting on an AMD EPYC with \
+                "nginx took {:.2} CPU-s/GiB where {:.1} to {:.1} are usual for a good setting on an AMD EPYC with AVX-512 and \
                  Debian 12: the peer looks badly tuned, or the machine is another one or busy. Ratios to it are \
                  doubtful.",
                 nginx.median,

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use nginx::EXPECTED_CPU_PER_GIB as NGINX_CPU_PER_GIB;
 pub(crate) use pki::Pki;
-pub(crate) use process::{Process, Usage, first_line};
+pub(crate) use process::{Process, Usage, first_line, own_cpu_seconds};
 
 use crate::cli::{Peer, Records};
 use crate::problem::{Doing, Problem};

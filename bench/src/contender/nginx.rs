@@ -9,7 +9,7 @@ use crate::problem::Problem;
 
 pub(super) const PROGRAM: &str = "/usr/sbin/nginx";
 
-/// CPU-seconds per GiB of both sides in a bulk stream, on the class of machine this was tuned on: AMD EPYC, Debian 12.
+/// CPU-seconds per GiB of both sides in a bulk stream, on the class of machine this was tuned on: AMD EPYC with AVX-512, Debian 12.
 /// Outside of it nginx is suspected to be badly tuned, or the machine to be another one.
 pub(crate) const EXPECTED_CPU_PER_GIB: std::ops::RangeInclusive<f64> = 0.9..=1.1;
 

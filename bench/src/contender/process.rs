@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 
 use crate::problem::{Doing, Problem};
 
+/// Of the times in /proc, on every architecture of Debian.
+const USER_HZ: f64 = 100.0;
+
 /// A program that runs beside the bench, with all its children and threads.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -101,19 +104,34 @@ impl Drop for Process {
     }
 }
 
+/// Processor seconds of this program and of all that it started, also what has ended.
+pub(crate) fn own_cpu_seconds() -> f64 {
+    let tree = descendants(std::process::id(), &parents());
+    let ticks: u64 = tree
+        .into_iter()
+        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok())
+        .filter_map(|stat| times(&stat).map(|times| times.iter().sum::<u64>()))
+        .sum();
+    ticks as f64 / USER_HZ
+}
+
 /// User and system time of a process with all its threads, also those that have ended.
 pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (user, system) = ticks(&stat)?;
-    // USER_HZ is 100 in the kernel's interface on every architecture of Debian.
-    Some((user + system) as f64 / 100.0)
+    let [user, system, ..] = times(&stat)?;
+    Some((user + system) as f64 / USER_HZ)
 }
 
-/// utime and stime: the 14th and 15th field. The name before them may hold anything, also blanks and `)`.
-fn ticks(stat: &str) -> Option<(u64, u64)> {
+/// utime, stime, cutime, cstime (the latter two of children waited for), from the 14th field on. The name before them
+/// may hold anything, also blanks and `)`.
+fn times(stat: &str) -> Option<[u64; 4]> {
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    let fields = fields.split_whitespace().skip(11);
+    let times: Vec<u64> = fields
+        .take(4)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    times.try_into().ok()
 }
 
 fn pss_kib(pid: u32) -> Option<u64> {
@@ -164,8 +182,8 @@ mod tests {
     #[test]
     fn ticks_are_found_behind_any_name() {
         let stat = "12 (a) b) S 1 12 12 0 -1 4194560 100 0 0 0 77 23 5 6 20 0 3 0 99 0 0";
-        assert_eq!(ticks(stat), Some((77, 23)));
-        assert_eq!(ticks("12 (a"), None);
+        assert_eq!(times(stat), Some([77, 23, 5, 6]));
+        assert_eq!(times("12 (a"), None);
     }
 
     #[test]
