@@ -101,17 +101,18 @@ fn settled_pss(running: &Running) -> [u64; 2] {
     }
 }
 
-/// Both ends of every session are in this process, and the contenders inherit the limit.
+/// Both ends of every session are in this process, and the contenders inherit the limit: ours wants eight descriptors
+/// for each session it admits. Root may raise the hard limit, too.
 fn raise_limit_of_files(sessions: u64) -> Result<(), Problem> {
     let what = || "cannot raise the limit of open files".to_owned();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(what)?;
-    let wanted = 2 * sessions + 200;
-    if hard < wanted {
-        return Err(Problem::new(what())
+    let wanted = 8 * sessions + 1_000;
+    let limit = hard.max(wanted);
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit).map_err(|error| {
+        Problem::new(what())
             .because(format!(
-                "{sessions} sessions need {wanted}, the hard limit is {hard}"
+                "{sessions} sessions need {wanted}, the hard limit is {hard}: {error}"
             ))
-            .way_out("take fewer --sessions, or raise it (ulimit -n, LimitNOFILE)"));
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing(what)
+            .way_out("take fewer --sessions, or raise it (ulimit -n, LimitNOFILE)")
+    })
 }
