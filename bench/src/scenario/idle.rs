@@ -101,18 +101,21 @@ fn settled_pss(running: &Running) -> [u64; 2] {
     }
 }
 
-/// Both ends of every session are in this process, and the contenders inherit the limit: ours wants eight descriptors
-/// for each session it admits. Root may raise the hard limit, too.
+/// Both ends of every session are in this process, and the contenders inherit the limit. Ours admits a session for
+/// every eight descriptors; root may be able to raise the hard limit for that.
 fn raise_limit_of_files(sessions: u64) -> Result<(), Problem> {
     let what = || "cannot raise the limit of open files".to_owned();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(what)?;
-    let wanted = 8 * sessions + 1_000;
-    let limit = hard.max(wanted);
-    setrlimit(Resource::RLIMIT_NOFILE, limit, limit).map_err(|error| {
-        Problem::new(what())
+    let (needed, best) = (2 * sessions + 200, hard.max(8 * sessions + 1_000));
+    if setrlimit(Resource::RLIMIT_NOFILE, best, best).is_ok() {
+        return Ok(());
+    }
+    if hard < needed {
+        return Err(Problem::new(what())
             .because(format!(
-                "{sessions} sessions need {wanted}, the hard limit is {hard}: {error}"
+                "{sessions} sessions need {needed}, the hard limit is {hard}"
             ))
-            .way_out("take fewer --sessions, or raise it (ulimit -n, LimitNOFILE)")
-    })
+            .way_out("take fewer --sessions, or raise it (ulimit -n, LimitNOFILE)"));
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).doing(what)
 }
