@@ -29,6 +29,8 @@ pub(crate) struct Usage {
     pub(crate) cpu: f64,
     /// Proportional share of memory, KiB.
     pub(crate) pss_kib: u64,
+    /// Open files.
+    pub(crate) descriptors: usize,
 }
 
 impl Process {
@@ -67,6 +69,7 @@ impl Process {
         for pid in self.tree() {
             usage.cpu += cpu_seconds(pid).unwrap_or(0.0);
             usage.pss_kib += pss_kib(pid).unwrap_or(0);
+            usage.descriptors += fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         }
         usage
     }

@@ -55,12 +55,14 @@ impl Scenario for Idle {
             Ok(frontend)
         };
         let before = settled_pss(&running);
+        let open_before = descriptors(&running);
         let sessions: Vec<Frontend> = (0..self.sessions)
             .map(open)
             .collect::<std::io::Result<_>>()
             .doing(|| format!("{} does not open that many sessions", contender.name()))?;
         let during = settled_pss(&running);
         drop(sessions);
+        wait_until_closed(&running, open_before + 50);
         let after = settled_pss(&running);
 
         let per_session = |now: [u64; 2], side: usize| {
@@ -80,8 +82,20 @@ impl Scenario for Idle {
     }
 }
 
-/// Memory of server and client, KiB, once it no longer changes (or after 5 s): sessions end a moment after their
-/// frontend.
+/// Sessions end a moment after their frontend; a contender that keeps them is shown by the memory that it keeps.
+fn wait_until_closed(running: &Running, descriptors_left: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while descriptors(running) > descriptors_left && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn descriptors(running: &Running) -> usize {
+    let sides = [Side::Server, Side::Client].map(|side| running.usage(side).unwrap_or_default());
+    sides.iter().map(|usage| usage.descriptors).sum()
+}
+
+/// Memory of server and client, KiB, once it no longer changes, or after 5 s.
 fn settled_pss(running: &Running) -> [u64; 2] {
     let now =
         || [Side::Server, Side::Client].map(|side| running.usage(side).unwrap_or_default().pss_kib);
