@@ -45,12 +45,14 @@ pub(super) fn spread(summary: Summary, measure: Measure) -> String {
     format!("{median:.digits$} [{min:.digits$}-{max:.digits$}] n={n}")
 }
 
-/// `0.41 [0.39-0.43] of nginx`; nothing for the base itself.
+/// `0.41 [0.39-0.43] of nginx`; nothing for the base itself, nor for what is no merit of a contender.
 pub(super) fn ratio(table: &Table<'_>, contender: &str, base: &str, measure: Measure) -> String {
     match table.ratio(contender, base, measure) {
         Some(Summary {
             min, median, max, ..
-        }) if contender != base => format!("{median:.2} [{min:.2}-{max:.2}] of {base}"),
+        }) if contender != base && measure != Measure::OtherWork => {
+            format!("{median:.2} [{min:.2}-{max:.2}] of {base}")
+        }
         _ => String::new(),
     }
 }

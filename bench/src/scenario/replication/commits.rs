@@ -98,7 +98,7 @@ impl Commits {
                 measures.retain(|measure, _| *measure == Measure::CpuPerTransaction);
                 measures.extend(Measures::from([(Measure::TransactionsPerSecond, tps)]));
                 Ok((
-                    format!("pgbench, synchronous standby, {clients} clients"),
+                    format!("pgbench, synchronous standby, clients: {clients}"),
                     measures,
                 ))
             })

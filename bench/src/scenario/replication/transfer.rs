@@ -47,13 +47,15 @@ impl Transfer {
         query("alter table filler alter column bytes set storage external")?;
         query("select pg_create_physical_replication_slot('kept', true)")?;
         let start = query("select restart_lsn from pg_replication_slots where slot_name = 'kept'")?;
-        // Random enough not to be compressible, and a row per page, as wide tables have.
+        // Nothing on the way compresses; a row nearly fills a page, as wide tables do.
         query(&format!(
-            "insert into filler select string_agg(sha512((i * 128 + j)::text::bytea), ''::bytea) \
-             from generate_series(1, {mib} * 128) i, generate_series(1, 120) j group by i"
+            "insert into filler select convert_to(repeat(md5(i::text), 240), 'UTF8') \
+             from generate_series(1, {mib} * 128) i"
         ))?;
         query("select pg_switch_wal()")?;
         query("checkpoint")?;
+        // What is still to be written to disk would slow the first cells.
+        nix::unistd::sync();
         let end = query("select pg_walfile_name(pg_current_wal_lsn())")?;
         // The last whole segment: what is streamed ends on its border.
         let end = segment_start(&end).unwrap_or_else(|| start.clone());
