@@ -1,0 +1,39 @@
+//! nginx with its stream module: the cheapest peer that Debian ships.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use super::{Process, Running, Workshop, free_address};
+use crate::problem::Problem;
+
+pub(super) const PROGRAM: &str = "/usr/sbin/nginx";
+
+/// CPU-seconds per GiB of both sides in a bulk stream, on the class of machine this was tuned on: AMD EPYC with AVX-512, Debian 12.
+/// Outside of it nginx is suspected to be badly tuned, or the machine to be another one.
+pub(crate) const EXPECTED_CPU_PER_GIB: std::ops::RangeInclusive<f64> = 0.9..=1.1;
+
+pub(super) fn launch(workshop: &Workshop, backend: SocketAddr) -> Result<Running, Problem> {
+    let (tls, entry) = (free_address(), free_address());
+    let server = workshop.configure(
+        "nginx-server.conf",
+        include_str!("nginx-server.conf"),
+        &[("LISTEN", &tls), ("BACKEND", &backend)],
+    )?;
+    let client = workshop.configure(
+        "nginx-client.conf",
+        include_str!("nginx-client.conf"),
+        &[("LISTEN", &entry), ("CONNECT", &tls)],
+    )?;
+    let run = |config: &Path| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["-e", "stderr", "-p"]).arg(workshop.dir());
+        command.arg("-c").arg(config);
+        Process::start(&command, config.with_extension("log"))
+    };
+    Ok(Running {
+        entry,
+        server: Some(run(&server)?),
+        client: Some(run(&client)?),
+    })
+}
