@@ -193,17 +193,17 @@ fn raise_descriptor_limit() -> u64 {
     }
 }
 
-/// Limits that the process' descriptors suffice for: a session takes four (two sockets, each watched through a second
-/// descriptor), a handshake one, and some are needed for files.
+/// Limits that the process' descriptors suffice for: a session takes two, a handshake one, and some are needed for
+/// files. At most half go to sessions, so that handshakes have their share.
 fn fitting(limits: Limits, descriptors: u64) -> Limits {
     const FOR_FILES: usize = 64;
     let available = usize::try_from(descriptors)
         .unwrap_or(usize::MAX)
         .saturating_sub(FOR_FILES);
-    let sessions = limits.sessions.min((available / 8).max(1));
+    let sessions = limits.sessions.min((available / 4).max(1));
     let handshakes = limits
         .handshakes
-        .min(available.saturating_sub(sessions * 4).max(1));
+        .min(available.saturating_sub(sessions * 2).max(1));
     let fitting = Limits {
         sessions,
         handshakes,

@@ -1,16 +1,17 @@
-//! Keeps a flood of refused connections from flooding the log: so many lines a second, the rest summed up.
+//! Keeps a flood of refused connections from flooding the log: of each cause so many lines a second, the rest summed up.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-/// Lines a second that are printed one by one.
+/// Lines of one cause in a second that are printed one by one.
 const LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// One tunnel's count of what was printed and what was not.
-pub(crate) struct Flood(Mutex<Window>);
+/// One tunnel's count, by cause, of what was printed and what was not. Causes are ids of ours, so there are few.
+pub(crate) struct Flood(Mutex<HashMap<&'static str, Window>>);
 
 struct Window {
     began: Instant,
@@ -20,17 +21,18 @@ struct Window {
 
 impl Flood {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(Window {
-            began: Instant::now(),
-            printed: 0,
-            suppressed: 0,
-        }))
+        Self(Mutex::default())
     }
 
-    /// Whether the next line may be printed. The first one of a new window tells how many were not.
-    pub(crate) fn admit(&self, tunnel: &str) -> bool {
+    /// Whether the next line of this cause may be printed. The first one of a new window tells how many were not.
+    pub(crate) fn admit(&self, tunnel: &str, cause: &'static str) -> bool {
         let suppressed = {
-            let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let window = windows.entry(cause).or_insert_with(|| Window {
+                began: Instant::now(),
+                printed: 0,
+                suppressed: 0,
+            });
             if window.began.elapsed() < WINDOW {
                 if window.printed >= LINES {
                     window.suppressed += 1;
@@ -46,10 +48,24 @@ impl Flood {
         if suppressed > 0 {
             warn!(
                 tunnel,
+                cause,
                 connections = suppressed,
-                "more connections ended early than are logged one by one"
+                "more connections ended so than are logged one by one"
             );
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frequent_cause_does_not_drown_a_rare_one() {
+        let flood = Flood::new();
+        let printed = (0..1000).filter(|_| flood.admit("server", "W17")).count();
+        assert!(printed < 100, "{printed}");
+        assert!(flood.admit("server", "T18"));
     }
 }

@@ -46,7 +46,7 @@ impl Tunnel {
                     tokio::spawn(session::serve(accepted));
                 }
                 Err(error) => {
-                    if self.shared.flood.admit(&name) {
+                    if self.shared.flood.admit(&name, "accept") {
                         warn!(tunnel = &*name, %error, "a connection could not be accepted");
                     }
                     if is_exhaustion(&error) {

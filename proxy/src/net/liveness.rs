@@ -34,7 +34,8 @@ pub(crate) async fn dead_peer(socket: BorrowedFd<'_>, within: Duration) {
         }
         // One look may fall into the round trip of a question just asked; two in a row do not.
         let asked = state.asked();
-        if asked && asked_before && state.since_last_ack + tick >= within {
+        // The look after the next would come too late, and this one may have come late itself.
+        if asked && asked_before && state.since_last_ack + 2 * tick >= within {
             return;
         }
         asked_before = asked;

@@ -274,8 +274,12 @@ async fn read_packet<S: Negotiable>(stream: &mut S, first: Option<u8>) -> Result
 
 /// Tells the peer why it is refused, where it can be told; hands the end back.
 async fn told<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, end: End) -> End {
-    if let Some(refusal) = end.refusal() {
-        say(stream, &refusal).await;
+    match end.refusal() {
+        Some(refusal) => say(stream, &refusal).await,
+        // Without a word, but in order: inside TLS a bare close would look like a cut.
+        None => {
+            let _ = timeout(LAST_WORDS, stream.shutdown()).await;
+        }
     }
     end
 }

@@ -96,6 +96,16 @@ impl End {
         }
     }
 
+    /// What a flood is told apart by: a rare cause must not drown among frequent ones.
+    pub(crate) fn cause(&self) -> &'static str {
+        match self {
+            Self::Tls(refusal) | Self::Refused(refusal) | Self::Unreachable(refusal) => refusal.id,
+            Self::Malformed(error) => error.id(),
+            Self::Unspoken(reason) => reason.id(),
+            other => other.meaning().label,
+        }
+    }
+
     /// What the frontend is told; None where it is told nothing, as PostgreSQL would, or can no longer be told.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         match self {

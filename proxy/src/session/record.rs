@@ -106,7 +106,7 @@ impl SessionRecord {
     pub(crate) fn finish(mut self, end: &End) {
         self.finished = true;
         let meaning = end.meaning();
-        if meaning.may_flood && !self.flood.admit(&self.tunnel) {
+        if meaning.may_flood && !self.flood.admit(&self.tunnel, end.cause()) {
             return;
         }
         self.line(meaning.level, meaning.label, &end.to_string());
