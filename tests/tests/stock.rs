@@ -53,6 +53,31 @@ fn client_streams_from_a_stock_server_by_sslrequest() {
 }
 
 #[test]
+fn tls_1_2_is_spoken_to_an_old_server_only_if_asked_for() {
+    let pki = Pki::new();
+    let primary = primary_with_tls(&pki, "15", CERTIFICATE);
+    primary.append_conf("ssl_max_protocol_version = 'TLSv1.2'");
+    primary.query("select pg_reload_conf()");
+    primary.poll_query_until("show ssl_max_protocol_version", "TLSv1.2");
+    let connect = |extra: &str| {
+        let more = format!("sslnegotiation = \"postgres\"\n{extra}");
+        let identity = pki.issue(if extra.is_empty() { "strict" } else { "old" });
+        let client = Sidecar::run(
+            "client",
+            &client_config(&identity, primary.address(), &more),
+        );
+        let version = "select version from pg_stat_ssl where pid = pg_backend_pid()";
+        psql_of(&psql_with_tls(), &client.conninfo(), version)
+    };
+    let said = connect("").unwrap_err();
+    assert!(
+        said.contains("TLS 1.3") && said.contains("min_tls"),
+        "{said}"
+    );
+    assert_eq!(connect("min_tls = \"1.2\"").unwrap(), "TLSv1.2");
+}
+
+#[test]
 fn client_streams_from_a_stock_server_by_direct_tls() {
     let pki = Pki::new();
     let primary = primary_with_tls(&pki, "18", CERTIFICATE);
