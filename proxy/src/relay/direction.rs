@@ -305,22 +305,7 @@ async fn write(
     // How much of the first range is written already.
     let mut into = 0;
     while !first.is_empty() || !ranges.is_empty() {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut used = 0;
-        let pieces = ranges.iter().enumerate().map(|(index, range)| {
-            let start = if index == 0 {
-                range.start + into
-            } else {
-                range.start
-            };
-            bytes.get(start..range.end).unwrap_or_default()
-        });
-        let control = (!first.is_empty()).then_some(first);
-        for (slice, piece) in slices.iter_mut().zip(control.into_iter().chain(pieces)) {
-            *slice = IoSlice::new(piece);
-            used += 1;
-        }
-        let mut written = match stream.try_write_vectored(slices.get(..used).unwrap_or(&slices)) {
+        let mut written = match try_write(stream, first, bytes, ranges, into) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -344,6 +329,32 @@ async fn write(
         }
     }
     Ok(())
+}
+
+/// One writev of `first` and as many ranges as fit. Not part of the waiting, whose state every idle session keeps.
+fn try_write(
+    stream: &Stream,
+    first: &[u8],
+    bytes: &[u8],
+    ranges: &[Range<usize>],
+    into: usize,
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES];
+    let mut used = 0;
+    let pieces = ranges.iter().enumerate().map(|(index, range)| {
+        let start = if index == 0 {
+            range.start + into
+        } else {
+            range.start
+        };
+        bytes.get(start..range.end).unwrap_or_default()
+    });
+    let first = (!first.is_empty()).then_some(first);
+    for (slice, piece) in slices.iter_mut().zip(first.into_iter().chain(pieces)) {
+        *slice = IoSlice::new(piece);
+        used += 1;
+    }
+    stream.try_write_vectored(slices.get(..used).unwrap_or(&slices))
 }
 
 async fn say_plain(plain: &Stream, words: &[u8]) -> Pumped {

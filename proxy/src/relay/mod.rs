@@ -10,6 +10,7 @@ mod wire;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -197,19 +198,26 @@ impl Pair {
         } = self;
         let answer = Notify::new();
         let ended = {
-            let both = join_directions(
-                open(&tls, &mut opener, early, &plain, &mut opened, &answer),
-                seal(&plain, read_ahead, &mut sealer, &tls, &mut sealed, &answer),
-                tls_side,
-            );
-            let out_of_patience = async {
+            // Pinned where they are made: a future that is moved stands in the session's state twice.
+            let open = pin!(open(&tls, &mut opener, early, &plain, &mut opened, &answer));
+            let seal = pin!(seal(
+                &plain,
+                read_ahead,
+                &mut sealer,
+                &tls,
+                &mut sealed,
+                &answer
+            ));
+            let mut both = pin!(join_directions(open, seal, tls_side));
+            let mut dead = pin!(dead_peer(tls.as_fd(), dead_after));
+            let mut out_of_patience = pin!(async {
                 told_to_end.told().await;
                 tokio::time::sleep(FAREWELL).await;
-            };
+            });
             tokio::select! {
-                ended = both => ended,
-                () = dead_peer(tls.as_fd(), dead_after) => Ended::PeerDead { side: tls_side },
-                () = out_of_patience => Ended::StoppedMidMessage,
+                ended = &mut both => ended,
+                () = &mut dead => Ended::PeerDead { side: tls_side },
+                () = &mut out_of_patience => Ended::StoppedMidMessage,
             }
         };
         close(&ended, tls, &mut sealer, tls_side, plain).await;
@@ -219,11 +227,10 @@ impl Pair {
 
 /// Runs both directions and decides how they ended together.
 async fn join_directions(
-    open: impl Future<Output = Pumped>,
-    seal: impl Future<Output = Pumped>,
+    mut open: Pin<&mut impl Future<Output = Pumped>>,
+    mut seal: Pin<&mut impl Future<Output = Pumped>>,
     tls_side: Side,
 ) -> Ended {
-    tokio::pin!(open, seal);
     let (first, first_opens) = tokio::select! {
         ended = &mut open => (ended, true),
         ended = &mut seal => (ended, false),

@@ -148,6 +148,8 @@ async fn session(
         wire: opened.wire,
         read_ahead: Vec::new(),
     };
+    // It was forwarded; a session does not carry it for days.
+    drop(opened.request);
     let observer = Observer::new(Arc::clone(&place.live));
     End::Relayed(
         relay::run(
