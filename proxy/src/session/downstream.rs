@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::end::{End, Stage};
 use super::legs::DownstreamLeg;
 use super::record::SessionRecord;
+use crate::config::Records;
 use crate::net::{Stream, linger};
 use crate::relay::Wire;
-use crate::tls::{Accepted, Asked, accept};
+use crate::tls::{Accepted, Asked, Credentials, accept};
 
 /// How long a refusal may take to be sent and read.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -57,13 +58,23 @@ pub(crate) async fn open(
     };
     match leg {
         DownstreamLeg::Plain { .. } => open_plain(stream, &clock).await,
-        DownstreamLeg::Mtls { .. } => {
+        DownstreamLeg::Mtls {
+            credentials,
+            plain_cancel,
+            records,
+            ..
+        } => {
             // Most of a connection's state is that of its handshake: one that stays silent shall not pay for it.
             let mut stream = stream;
             let first = clock
                 .within(Stage::Startup, first_byte(&mut stream))
                 .await??;
-            Box::pin(open_mtls(stream, first, leg, &clock, record)).await
+            let mtls = Mtls {
+                credentials,
+                plain_cancel: *plain_cancel,
+                records: *records,
+            };
+            Box::pin(open_mtls(stream, first, mtls, &clock, record)).await
         }
     }
 }
@@ -90,24 +101,22 @@ async fn open_plain(mut stream: Stream, clock: &Clock) -> Result<Opened, End> {
     }
 }
 
+/// What the TLS leg needs to open a connection; whom it admits is asked later.
+struct Mtls<'a> {
+    credentials: &'a Credentials,
+    plain_cancel: bool,
+    records: Records,
+}
+
 async fn open_mtls(
     mut stream: Stream,
     first: u8,
-    leg: &DownstreamLeg,
+    mtls: Mtls<'_>,
     clock: &Clock,
     record: &mut SessionRecord,
 ) -> Result<Opened, End> {
-    let DownstreamLeg::Mtls {
-        credentials,
-        plain_cancel,
-        records,
-        ..
-    } = leg
-    else {
-        return open_plain(stream, clock).await;
-    };
     let mut negotiation = Negotiation::new(ListenerKind::Tls {
-        plain_cancel: *plain_cancel,
+        plain_cancel: mtls.plain_cancel,
     });
     let (asked, read) = match classify(first) {
         Opening::DirectTls => match negotiation.direct_tls() {
@@ -132,10 +141,10 @@ async fn open_mtls(
         stream,
         asked,
         read,
-        records: *records,
+        records: mtls.records,
     };
     let established = clock
-        .within(Stage::Tls, accept(accepted, credentials))
+        .within(Stage::Tls, accept(accepted, mtls.credentials))
         .await?
         .map_err(|failed| {
             if let Some(id) = failed.id {

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 
 use protocol::error_response::Refusal;
-use protocol::identity::Identity;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::{Resumption, UnbufferedClientConnection};
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -69,12 +68,7 @@ pub(crate) async fn connect(
             .await
             .map_err(failed)?,
     };
-    let identity = shown
-        .certificate()
-        .ok_or_else(|| failed(io::Error::other("the server showed no certificate")))
-        .and_then(|der| {
-            Identity::parse(der).map_err(|error| failed(io::Error::other(error.to_string())))
-        })?;
+    let identity = shown.identity().map_err(failed)?;
     Ok(Established {
         tls: Box::new(tls),
         identity,

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use protocol::error_response::{Refusal, SqlState};
-use protocol::identity::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::StartHandshake;
 use tokio_rustls::rustls::server::{
@@ -106,12 +105,7 @@ pub(crate) async fn accept(
             return Err(failed(error));
         }
     };
-    let identity = shown
-        .certificate()
-        .ok_or_else(|| failed(io::Error::other("the client showed no certificate")))
-        .and_then(|der| {
-            Identity::parse(der).map_err(|error| failed(io::Error::other(error.to_string())))
-        })?;
+    let identity = shown.identity().map_err(failed)?;
     Ok(Established {
         tls: Box::new(tls),
         identity,

@@ -2,8 +2,10 @@
 //! rustls tells what was wrong, but not with whose certificate.
 
 use std::fmt;
+use std::io;
 use std::sync::{Arc, OnceLock};
 
+use protocol::identity::Identity;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
@@ -18,6 +20,14 @@ pub(super) struct Shown(Arc<OnceLock<CertificateDer<'static>>>);
 impl Shown {
     pub(super) fn certificate(&self) -> Option<&[u8]> {
         self.0.get().map(AsRef::as_ref)
+    }
+
+    /// Who the certificate of a verified peer says it is.
+    pub(super) fn identity(&self) -> io::Result<Identity> {
+        let der = self
+            .certificate()
+            .ok_or_else(|| io::Error::other("the peer showed no certificate"))?;
+        Identity::parse(der).map_err(|error| io::Error::other(error.to_string()))
     }
 
     fn remember(&self, certificate: &CertificateDer<'_>) {
