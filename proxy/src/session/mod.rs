@@ -10,7 +10,7 @@ mod registry;
 mod upstream;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use protocol::negotiation::Request;
 use protocol::policy::{Permit, authorise_cancel, permit_local};
@@ -23,7 +23,7 @@ use end::End;
 use legs::DownstreamLeg;
 use observer::Observer;
 use record::SessionRecord;
-use registry::KeyOwner;
+use registry::{About, KeyOwner};
 
 use crate::net::{Peer, Stream};
 use crate::relay::{self, Half, Wire};
@@ -123,10 +123,18 @@ async fn session(
         Ok(permit) => permit,
         Err(end) => return refused(opened, end).await,
     };
-    let place = match shared
-        .registry
-        .enter(&settings.name, opened.identity.clone())
-    {
+    let Request::Startup(startup) = &opened.request else {
+        return refused(opened, End::CancelUnknown).await;
+    };
+    let about = About {
+        tunnel: Arc::clone(&settings.name),
+        peer,
+        certificate: opened.certificate.clone(),
+        startup: startup.clone(),
+        id: record.id_so_far(),
+        since: SystemTime::now(),
+    };
+    let place = match shared.registry.enter(about) {
         Ok(place) => place,
         Err(refusal) => return refused(opened, End::Refused(Box::new(refusal))).await,
     };
@@ -140,8 +148,8 @@ async fn session(
         Ok(upstream) => upstream,
         Err(end) => return refused(opened, end).await,
     };
-    if let Some(target) = &upstream.target {
-        place.live.went_to(target);
+    if let Some(far) = upstream.far {
+        place.live.went_to(far);
     }
     record.joined();
     let downstream = Half {
@@ -170,7 +178,8 @@ async fn authorise(opened: &Opened, peer: Peer, leg: &DownstreamLeg) -> Result<P
         return Err(End::CancelUnknown);
     };
     let startup: &StartupMessage = startup;
-    let verdict = match (leg, &opened.identity, peer) {
+    let identity = opened.identity();
+    let verdict = match (leg, identity, peer) {
         (DownstreamLeg::Mtls { policy, .. }, Some(identity), Peer::Tcp(address)) => {
             policy.authorise(identity, Some(address.ip()), startup)
         }
@@ -215,7 +224,7 @@ async fn cancel(
         return End::CancelUnknown;
     }
     let plain_on_tls =
-        matches!(settings.downstream, DownstreamLeg::Mtls { .. }) && opened.identity.is_none();
+        matches!(settings.downstream, DownstreamLeg::Mtls { .. }) && opened.certificate.is_none();
     let _turn = if plain_on_tls {
         match shared.plain_cancels.try_acquire() {
             Ok(turn) => Some(turn),
@@ -225,18 +234,21 @@ async fn cancel(
         None
     };
     let owners = shared.registry.owners_of(&settings.name, &request.key);
-    let permitted = owners
-        .into_iter()
-        .find_map(|KeyOwner { identity, target }| {
-            let asking = opened.identity.as_deref();
+    let permitted = owners.into_iter().find_map(
+        |KeyOwner {
+             certificate,
+             target,
+         }| {
+            let asking = opened.identity();
             // With plain_cancel the key itself is the credential, as it is in PostgreSQL.
             let owner = if plain_on_tls {
                 None
             } else {
-                identity.as_deref()
+                certificate.as_ref().map(|owner| &owner.identity)
             };
             Some((authorise_cancel(asking, owner)?, target))
-        });
+        },
+    );
     let end = match permitted {
         None => End::CancelUnknown,
         Some((permit, target)) => {

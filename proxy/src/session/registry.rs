@@ -3,23 +3,36 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use protocol::error_response::{Refusal, SqlState};
-use protocol::identity::Identity;
-use protocol::startup::CancelKey;
+use protocol::startup::{CancelKey, StartupMessage};
 use tokio::sync::{Notify, watch};
 
-use crate::net::Target;
+use super::upstream::FarEnd;
+use crate::net::{Peer, Target};
 use crate::relay::{Farewell, Stop, Traffic};
+use crate::tls::{PeerCertificate, SessionId};
+
+/// What is known of a session when it is authorised.
+pub(crate) struct About {
+    pub(crate) tunnel: Arc<str>,
+    pub(crate) peer: Peer,
+    /// Of the downstream: None on a plain leg.
+    pub(crate) certificate: Option<Arc<PeerCertificate>>,
+    pub(crate) startup: StartupMessage,
+    /// Of the downstream's handshake: None on a plain leg.
+    pub(crate) id: Option<SessionId>,
+    pub(crate) since: SystemTime,
+}
 
 /// A session that was authorised and has not ended.
 pub(crate) struct Live {
-    tunnel: Arc<str>,
-    identity: Option<Arc<Identity>>,
+    pub(crate) about: About,
+    /// Set when the upstream has been reached over TLS.
+    far: OnceLock<FarEnd>,
     /// Known once the backend has sent BackendKeyData.
     cancel_key: Mutex<Option<CancelKey>>,
-    /// Which of several targets the session went to: a cancel must go to the same.
-    target: OnceLock<Target>,
     pub(crate) traffic: Traffic,
     stop: watch::Sender<Option<Farewell>>,
 }
@@ -33,9 +46,14 @@ impl Live {
         lock(&self.cancel_key).as_ref().map(CancelKey::pid)
     }
 
-    pub(crate) fn went_to(&self, target: &Target) {
+    /// The upstream that a session of a `client` tunnel reached: a cancel must go to the same.
+    pub(crate) fn went_to(&self, far: FarEnd) {
         // Set once: a session never changes its upstream.
-        let _ = self.target.set(target.clone());
+        let _ = self.far.set(far);
+    }
+
+    pub(crate) fn far(&self) -> Option<&FarEnd> {
+        self.far.get()
     }
 }
 
@@ -64,7 +82,7 @@ pub(crate) struct Place {
 
 /// The owner of a cancel key.
 pub(crate) struct KeyOwner {
-    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) certificate: Option<Arc<PeerCertificate>>,
     pub(crate) target: Option<Target>,
 }
 
@@ -79,11 +97,7 @@ impl Registry {
     }
 
     /// Takes a place for a session that was authorised.
-    pub(crate) fn enter(
-        self: &Arc<Self>,
-        tunnel: &Arc<str>,
-        identity: Option<Arc<Identity>>,
-    ) -> Result<Place, Refusal> {
+    pub(crate) fn enter(self: &Arc<Self>, about: About) -> Result<Place, Refusal> {
         let mut sessions = lock(&self.sessions);
         if sessions.closing {
             return Err(Refusal::new(
@@ -104,10 +118,9 @@ impl Registry {
         }
         let (stop, told) = Stop::channel();
         let live = Arc::new(Live {
-            tunnel: Arc::clone(tunnel),
-            identity,
+            about,
+            far: OnceLock::new(),
             cancel_key: Mutex::default(),
-            target: OnceLock::new(),
             traffic: Traffic::default(),
             stop,
         });
@@ -127,10 +140,12 @@ impl Registry {
         lock(&self.sessions)
             .live
             .values()
-            .filter(|live| &*live.tunnel == tunnel && lock(&live.cancel_key).as_ref() == Some(key))
+            .filter(|live| {
+                &*live.about.tunnel == tunnel && lock(&live.cancel_key).as_ref() == Some(key)
+            })
             .map(|live| KeyOwner {
-                identity: live.identity.clone(),
-                target: live.target.get().cloned(),
+                certificate: live.about.certificate.clone(),
+                target: live.far().map(|far| far.target.clone()),
             })
             .collect()
     }

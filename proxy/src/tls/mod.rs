@@ -12,6 +12,7 @@ mod server;
 mod witness;
 
 use protocol::identity::Identity;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 pub(crate) use client::{Dialled, connect};
 pub(crate) use connection::Tls;
@@ -25,11 +26,19 @@ pub(crate) const ALPN_POSTGRESQL: &[u8] = b"postgresql";
 /// ALPN of the node channel, which never leads to PostgreSQL.
 pub(crate) const ALPN_NODE: &[u8] = b"pgtlsproxy-node/1";
 
+/// The certificate that a peer proved to hold the key of.
+#[derive(Debug)]
+pub(crate) struct PeerCertificate {
+    pub(crate) identity: Identity,
+    /// As shown: the leaf first. Kept so that a live session can be judged again when CRLs or CAs change.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+}
+
 /// What both handshakes tell of the connection they made.
 #[derive(Debug)]
 pub(crate) struct Established {
     pub(crate) tls: Box<Tls>,
-    pub(crate) identity: Identity,
+    pub(crate) peer: PeerCertificate,
     pub(crate) id: SessionId,
     /// Protocol, suite and key exchange, for the log.
     pub(crate) parameters: String,
