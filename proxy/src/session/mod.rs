@@ -8,6 +8,7 @@ mod observer;
 mod record;
 mod registry;
 mod upstream;
+mod verdict;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,10 +24,10 @@ use end::End;
 use legs::DownstreamLeg;
 use observer::Observer;
 use record::SessionRecord;
-use registry::{About, KeyOwner};
+use registry::{About, KeyOwner, Live};
 
 use crate::net::{Peer, Stream};
-use crate::relay::{self, Half, Wire};
+use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
 pub(crate) use legs::{Settings, Shared, shutdown_farewell};
@@ -115,7 +116,7 @@ async fn admit(
 async fn session(
     opened: Opened,
     peer: Peer,
-    settings: &Settings,
+    settings: &Arc<Settings>,
     shared: &Shared,
     record: &mut SessionRecord,
 ) -> End {
@@ -139,17 +140,30 @@ async fn session(
         Err(refusal) => return refused(opened, End::Refused(Box::new(refusal))).await,
     };
     record.live(&place.live);
+    if let Some(objection) = judged_late(&place.live, settings, shared) {
+        return refused(opened, objection).await;
+    }
+    if let Some(certificate) = &opened.certificate {
+        shared.health.met(certificate, SystemTime::now());
+    }
     let mut stop = place.stop.clone();
     let upstream = tokio::select! {
         reached = Box::pin(upstream::connect(permit, settings, &opened.request, None, record)) => reached,
-        _ = stop.told() => Err(End::Refused(Box::new(shutdown_farewell()))),
+        _ = stop.told() => {
+            let reason = place.live.dismissal().cloned();
+            Err(End::Refused(Box::new(reason.unwrap_or_else(shutdown_farewell))))
+        }
     };
     let upstream = match upstream {
         Ok(upstream) => upstream,
         Err(end) => return refused(opened, end).await,
     };
     if let Some(far) = upstream.far {
+        shared.health.met(&far.certificate, SystemTime::now());
         place.live.went_to(far);
+        if let Some(objection) = judged_late(&place.live, settings, shared) {
+            return refused(opened, objection).await;
+        }
     }
     record.joined();
     let downstream = Half {
@@ -159,17 +173,32 @@ async fn session(
     // It was forwarded; a session does not carry it for days.
     drop(opened.request);
     let observer = Observer::new(Arc::clone(&place.live));
-    End::Relayed(
-        relay::run(
-            downstream,
-            upstream.half,
-            observer,
-            place.stop.clone(),
-            settings.timeouts.dead_peer,
-            &place.live.traffic,
-        )
-        .await,
+    let ended = relay::run(
+        downstream,
+        upstream.half,
+        observer,
+        place.stop.clone(),
+        settings.timeouts.dead_peer,
+        &place.live.traffic,
     )
+    .await;
+    match (ended, place.live.dismissal()) {
+        (ended @ (Ended::Stopped | Ended::StoppedMidMessage), Some(reason)) => End::Dismissed {
+            reason: Box::new(reason.clone()),
+            told: matches!(ended, Ended::Stopped),
+        },
+        (ended, _) => End::Relayed(ended),
+    }
+}
+
+/// What speaks against a session under the settings of now, if they are not those that it was accepted with. A reload
+/// publishes first and then judges the registry: whoever was not in it yet, or not with its upstream, asks here.
+fn judged_late(live: &Live, accepted_with: &Arc<Settings>, shared: &Shared) -> Option<End> {
+    let current = Arc::clone(&shared.current.borrow());
+    if Arc::ptr_eq(accepted_with, &current) {
+        return None;
+    }
+    verdict::objection(live, &current).map(|objection| End::Refused(Box::new(objection)))
 }
 
 /// The policy's verdict on a startup; the only way to a [`Permit`].

@@ -1,18 +1,24 @@
-//! The live sessions, and the handle that ends one with a reason. Cancel, drain and (later) revocation and status go
-//! through it.
+//! The live sessions, and the handle that ends one with a reason. Cancel, revocation, drain and status go through it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
 use protocol::startup::{CancelKey, StartupMessage};
 use tokio::sync::{Notify, watch};
 
+use super::legs::Settings;
 use super::upstream::FarEnd;
+use super::verdict;
 use crate::net::{Peer, Target};
 use crate::relay::{Farewell, Stop, Traffic};
-use crate::tls::{PeerCertificate, SessionId};
+use crate::tls::{Credentials, PeerCertificate, SessionId};
+
+/// How long a session may take to reach a message boundary at the end of this process.
+const AT_SHUTDOWN: Duration = Duration::from_secs(2);
+/// The same for one that is admitted no longer: it has had enough already.
+const DISMISSED: Duration = Duration::from_secs(1);
 
 /// What is known of a session when it is authorised.
 pub(crate) struct About {
@@ -35,9 +41,42 @@ pub(crate) struct Live {
     cancel_key: Mutex<Option<CancelKey>>,
     pub(crate) traffic: Traffic,
     stop: watch::Sender<Option<Farewell>>,
+    /// Why it was ended by itself, if it was.
+    dismissal: OnceLock<Refusal>,
 }
 
 impl Live {
+    /// Ends this session. Its frontend is told why at the next message boundary, if one comes in time. The first
+    /// reason stands.
+    pub(crate) fn end(&self, reason: Refusal) {
+        let farewell = Farewell::new(&reason, DISMISSED);
+        if self.dismissal.set(reason).is_ok() {
+            self.stop.send_replace(Some(farewell));
+        }
+    }
+
+    /// Why it was ended by itself.
+    pub(crate) fn dismissal(&self) -> Option<&Refusal> {
+        self.dismissal.get()
+    }
+
+    /// What the peers on either side showed.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &PeerCertificate> {
+        let downstream = self.about.certificate.as_deref();
+        downstream
+            .into_iter()
+            .chain(self.far().map(|far| &far.certificate))
+    }
+
+    /// Whether a certificate in it has expired at `now` (Unix seconds): then, why it must end.
+    pub(crate) fn judge_expiry(
+        &self,
+        credentials: &Credentials,
+        now: i64,
+    ) -> Result<(), Box<Refusal>> {
+        verdict::expiry(self, credentials, now).map_or(Ok(()), |refusal| Err(Box::new(refusal)))
+    }
+
     pub(crate) fn learn_cancel_key(&self, key: CancelKey) {
         *lock(&self.cancel_key) = Some(key);
     }
@@ -123,6 +162,7 @@ impl Registry {
             cancel_key: Mutex::default(),
             traffic: Traffic::default(),
             stop,
+            dismissal: OnceLock::new(),
         });
         let number = sessions.next;
         sessions.next += 1;
@@ -150,13 +190,36 @@ impl Registry {
             .collect()
     }
 
+    /// Every live session.
+    pub(crate) fn live(&self) -> Vec<Arc<Live>> {
+        lock(&self.sessions).live.values().cloned().collect()
+    }
+
+    /// Judges every session of a tunnel by its new settings, which new sessions must find already, and ends those
+    /// that would not be admitted any more; how many. Verifies signatures: not for the runtime's threads.
+    pub(crate) fn judge_again(&self, settings: &Settings) -> usize {
+        let mut ended = 0;
+        for live in self.live() {
+            if live.about.tunnel == settings.name
+                && live.dismissal().is_none()
+                && let Some(objection) = verdict::objection(&live, settings)
+            {
+                live.end(objection);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
     /// Tells every session to end, and lets no new one in.
     pub(crate) fn close(&self, farewell: &Refusal) {
-        let words: Farewell = farewell.encode().into();
+        let words = Farewell::new(farewell, AT_SHUTDOWN);
         let mut sessions = lock(&self.sessions);
         sessions.closing = true;
         for live in sessions.live.values() {
-            live.stop.send_replace(Some(Arc::clone(&words)));
+            if live.dismissal().is_none() {
+                live.stop.send_replace(Some(words.clone()));
+            }
         }
     }
 

@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use protocol::identity::Identity;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
@@ -26,15 +25,7 @@ impl Shown {
 
     /// The certificate of a verified peer, and who it says it is.
     pub(super) fn verified(&self) -> io::Result<PeerCertificate> {
-        let chain = self
-            .0
-            .get()
-            .ok_or_else(|| io::Error::other("the peer showed no certificate"))?;
-        let leaf = chain.first().map_or(&[][..], AsRef::as_ref);
-        Ok(PeerCertificate {
-            identity: Identity::parse(leaf).map_err(|error| io::Error::other(error.to_string()))?,
-            chain: chain.clone(),
-        })
+        PeerCertificate::of(self.0.get().cloned().unwrap_or_default())
     }
 
     fn remember(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
