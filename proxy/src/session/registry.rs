@@ -49,6 +49,12 @@ impl Live {
     /// Ends this session. Its frontend is told why at the next message boundary, if one comes in time. The first
     /// reason stands.
     pub(crate) fn end(&self, reason: Refusal) {
+        // The words for one that asks, and never a SQLSTATE that stands for "try again now".
+        let reason = Refusal {
+            sqlstate: SqlState::INVALID_AUTHORIZATION,
+            message: format!("terminating connection: {}", reason.message),
+            ..reason
+        };
         let farewell = Farewell::new(&reason, DISMISSED);
         if self.dismissal.set(reason).is_ok() {
             self.stop.send_replace(Some(farewell));

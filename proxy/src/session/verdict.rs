@@ -1,7 +1,7 @@
 //! The verdict on a live session under settings that came after it: whether it would be admitted today. Asked when a
 //! reload brings new CAs, CRLs or rules, and by a session that was on its way meanwhile.
 
-use protocol::error_response::{Refusal, SqlState};
+use protocol::error_response::Refusal;
 
 use super::legs::{DownstreamLeg, Settings, UpstreamLeg};
 use super::registry::Live;
@@ -14,7 +14,7 @@ pub(super) fn objection(live: &Live, settings: &Settings) -> Option<Refusal> {
     downstream(live, &settings.downstream)
         .and_then(|()| upstream(live, &settings.upstream))
         .err()
-        .map(|refusal| termination(*refusal))
+        .map(|refusal| *refusal)
 }
 
 /// Why the session must end now that a certificate in it has expired; none if none has.
@@ -27,7 +27,7 @@ pub(super) fn expiry(live: &Live, credentials: &Credentials, now: i64) -> Option
     downstream
         .chain(far)
         .find_map(Result::err)
-        .map(|refusal| termination(*refusal))
+        .map(|refusal| *refusal)
 }
 
 fn downstream(live: &Live, leg: &DownstreamLeg) -> Result<(), Box<Refusal>> {
@@ -94,14 +94,5 @@ fn wanted_name<'a>(
         server_name.unwrap_or(&far.target.host)
     } else {
         &far.server_name
-    }
-}
-
-/// The same words for a session that runs as for one that asks, and never "try again now".
-fn termination(refusal: Refusal) -> Refusal {
-    Refusal {
-        sqlstate: SqlState::INVALID_AUTHORIZATION,
-        message: format!("terminating connection: {}", refusal.message),
-        ..refusal
     }
 }
