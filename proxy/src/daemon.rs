@@ -28,7 +28,7 @@ const LAST_SESSIONS: Duration = Duration::from_secs(5);
 
 /// Runs until a signal ends it.
 pub(crate) fn run(source: Source) -> Result<(), Vec<Problem>> {
-    let Reading { look, result } = read(&source);
+    let Reading { look, result } = read(&source, None);
     let checked = result?;
     let level = logging::start(checked.config.log);
     let limits = fitting(checked.config.limits, raise_descriptor_limit());

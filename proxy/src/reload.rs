@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::identity::Fingerprint;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -48,8 +49,8 @@ pub(crate) struct Reading {
     pub(crate) result: Result<Checked, Vec<Problem>>,
 }
 
-/// Reads `source` and the files it names, or says everything that is wrong.
-pub(crate) fn read(source: &Source) -> Reading {
+/// Reads `source` and the files it names, or says everything that is wrong. `in_use` is our certificate at a reload.
+pub(crate) fn read(source: &Source, in_use: Option<Fingerprint>) -> Reading {
     // Looked at before they are read: what changes in between is found changed at the next look.
     let mut look = Look::at(source.path());
     let result = Config::load(source).and_then(|config| {
@@ -59,7 +60,7 @@ pub(crate) fn read(source: &Source) -> Reading {
             credentials,
             mut warnings,
             aging,
-        } = Credentials::load(&config.identity)?;
+        } = Credentials::load(&config.identity, in_use)?;
         warnings.extend(config.warnings.iter().cloned());
         Ok(Checked {
             config,
@@ -208,7 +209,8 @@ impl Reloader {
     /// connections; running sessions that would not be admitted any more are ended; what needs a restart is named.
     async fn reload(&mut self, cause: Cause) {
         let source = self.source.clone();
-        let Reading { look, result } = patiently(move || read(&source)).await;
+        let in_use = self.credentials.borrow().identity().fingerprint();
+        let Reading { look, result } = patiently(move || read(&source, Some(in_use))).await;
         self.seen = look;
         match result {
             Ok(checked) => {

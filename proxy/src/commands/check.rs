@@ -22,7 +22,7 @@ struct Report<'a> {
 
 pub(super) fn run(flags: &CheckFlags) -> Result<ExitCode, Vec<Problem>> {
     let path = &flags.config.config;
-    let findings = match read(&Source::File(path.clone())).result {
+    let findings = match read(&Source::File(path.clone()), None).result {
         Ok(checked) => [checked.aging, checked.warnings].concat(),
         Err(problems) => problems,
     };

@@ -48,11 +48,10 @@ impl Credentials {
 
     /// The moment at which the certificate is judged.
     fn time_for(&self, peer: &PeerCertificate) -> UnixTime {
-        let time = match self.on_expiry() {
-            OnExpiry::Close => now(),
+        match self.on_expiry() {
+            OnExpiry::Close => UnixTime::now(),
             OnExpiry::Keep => within_validity(&peer.chain, now()),
-        };
-        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time).unwrap_or_default()))
+        }
     }
 }
 
@@ -71,9 +70,10 @@ fn explained(error: Error, leaf: &CertificateDer<'_>, name: Option<&str>) -> Box
 
 /// `now`, or the nearest moment at which the whole chain is valid. webpki looks at dates before revocation: judged
 /// after its end, an expired certificate could not be told from one that was revoked as well.
-fn within_validity(chain: &[CertificateDer<'_>], now: i64) -> i64 {
+pub(super) fn within_validity(chain: &[CertificateDer<'_>], now: i64) -> UnixTime {
     let identities = || chain.iter().filter_map(|der| Identity::parse(der).ok());
     let begin = identities().map(|identity| identity.not_before()).max();
     let end = identities().map(|identity| identity.not_after()).min();
-    now.max(begin.unwrap_or(now)).min(end.unwrap_or(now))
+    let time = now.max(begin.unwrap_or(now)).min(end.unwrap_or(now));
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time).unwrap_or_default()))
 }

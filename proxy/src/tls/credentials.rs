@@ -10,7 +10,7 @@ use std::sync::Arc;
 use protocol::certificate::{
     Certificate, Crl, Fault, Use, bundle_faults, crl_faults, date_fault, faults, leads_to,
 };
-use protocol::identity::Identity;
+use protocol::identity::{Fingerprint, Identity};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use tokio_rustls::rustls::pki_types::{
@@ -22,6 +22,7 @@ use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
 use zeroize::Zeroizing;
 
+use super::again::within_validity;
 use super::explain::{explain_handshake, now};
 use super::papers::Paper;
 use super::provider::provider;
@@ -49,9 +50,16 @@ pub(crate) struct Loaded {
 }
 
 impl Credentials {
-    /// Reads and judges all files, or says everything that is wrong with them.
-    pub(crate) fn load(files: &IdentityFiles) -> Result<Loaded, Vec<Problem>> {
-        let mut findings = Findings::default();
+    /// Reads and judges all files, or says everything that is wrong with them. That the certificate which is `in_use`
+    /// has expired is only a warning: nothing gets worse by it, and a revocation must not wait for its renewal.
+    pub(crate) fn load(
+        files: &IdentityFiles,
+        in_use: Option<Fingerprint>,
+    ) -> Result<Loaded, Vec<Problem>> {
+        let mut findings = Findings {
+            in_use,
+            ..Findings::default()
+        };
         let chain = findings.certificates(&files.cert, "certificate");
         let key = findings.key(&files.key);
         let cas = findings.certificates(&files.ca, "CA certificate");
@@ -130,6 +138,7 @@ struct Findings {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
     aging: Vec<Problem>,
+    in_use: Option<Fingerprint>,
 }
 
 impl Findings {
@@ -273,6 +282,9 @@ impl Findings {
         if let Some((leaf, intermediates)) = chain.split_first() {
             for fault in faults(leaf, Use::Node, now) {
                 self.fault(&files.cert, &fault);
+                if matches!(fault, Fault::Expired(..)) && self.in_use == Some(leaf.fingerprint()) {
+                    self.aging.extend(self.errors.pop().map(Problem::warning));
+                }
             }
             if let Some(fault) = leads_to(leaf, intermediates, &cas) {
                 self.fault(&files.cert, &fault);
@@ -432,7 +444,12 @@ impl Findings {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return;
         };
-        if let Err(error) = verifier.verify_client_cert(leaf, intermediates, UnixTime::now()) {
+        let time = if self.in_use == Some(Fingerprint::of(leaf)) {
+            within_validity(chain, now())
+        } else {
+            UnixTime::now()
+        };
+        if let Err(error) = verifier.verify_client_cert(leaf, intermediates, time) {
             let error = io::Error::other(error);
             let explained = explain_handshake(&error, Some(leaf), None);
             let message = explained
