@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use protocol::certificate::{Certificate, date_fault, is_last_third};
+use protocol::certificate::{Certificate, Serial, date_fault, is_last_third};
 use protocol::identity::{Fingerprint, Identity};
 use tokio::sync::Notify;
 use tracing::warn;
@@ -92,12 +92,13 @@ struct Met {
 }
 
 impl Health {
-    /// Everything that deserves a look now.
+    /// Everything that deserves a look now; what time makes worse comes first.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let state = self.state();
         let peers = state.peers.values().filter_map(|met| met.notice.as_ref());
-        let own = state.found.values().chain(state.aging.values());
-        own.chain(peers)
+        let dated = state.aging.values().chain(peers);
+        dated
+            .chain(state.found.values())
             .map(|notice| notice.warning.clone())
             .collect()
     }
@@ -119,7 +120,7 @@ impl Health {
         let peers = state.peers.values().map(|met| Validity {
             of: Of::Peer,
             name: met.identity.to_string(),
-            serial: hexadecimal(met.identity.serial()),
+            serial: Serial::from_bytes(met.identity.serial()).to_string(),
             not_before: met.identity.not_before(),
             not_after: met.identity.not_after(),
         });
@@ -291,10 +292,6 @@ fn a_day_apart(earlier: SystemTime, now: SystemTime) -> bool {
     now.duration_since(earlier)
         .unwrap_or_else(|error| error.duration())
         >= DAY
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    protocol::certificate::Serial::from_bytes(bytes).to_string()
 }
 
 #[cfg(test)]

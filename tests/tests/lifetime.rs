@@ -3,10 +3,10 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use testbed::tunnel::{client_config, server_config};
+use testbed::wait::PATIENCE;
 use testbed::wire::{self, Wire, message};
 use testbed::{Pki, Scratch, Sidecar, StandIn, programs, wait_for};
 
@@ -132,17 +132,19 @@ fn systemd_is_told_what_it_asks_for() {
     let path = dir.path().join("notify");
     let systemd = UnixDatagram::bind(&path).unwrap();
     systemd.set_nonblocking(true).unwrap();
-    let next = |wanted: &str| {
-        wait_for(
-            &format!("systemd to be told {wanted}"),
-            Duration::from_secs(30),
-            || {
-                let mut buffer = [0; 4096];
-                let n = systemd.recv(&mut buffer).ok()?;
-                let told = String::from_utf8_lossy(&buffer[..n]).into_owned();
-                told.contains(wanted).then_some(told)
-            },
-        )
+    let mut told = Vec::new();
+    // The next message with these words after the first `seen`; status and watchdog come when they like.
+    let mut next = |wanted: &str, seen: usize| {
+        wait_for(&format!("systemd to be told {wanted}"), PATIENCE, || {
+            let mut buffer = [0; 4096];
+            while let Ok(n) = systemd.recv(&mut buffer) {
+                told.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
+            }
+            let mut later = told.iter().enumerate().skip(seen);
+            later
+                .find(|(_, told)| told.contains(wanted))
+                .map(|(at, told)| (at + 1, told.clone()))
+        })
     };
     let primary = pki.issue_for_seconds("primary", -3600, 900);
     let env = [
@@ -151,20 +153,17 @@ fn systemd_is_told_what_it_asks_for() {
     ];
     let config = server_config(&primary, stand_in.upstream(), "");
     let mut server = Sidecar::run_with_env("server", &config, &env);
-    next("READY=1");
-    let status = next("STATUS=");
-    let status = if status.contains("T03") {
-        status
-    } else {
-        next("T03")
-    };
+    let (ready, _) = next("READY=1", 0);
+    let (_, status) = next("T03", 0);
+    assert!(status.starts_with("STATUS="), "{status}");
     assert!(status.contains("certs-tool renew primary"), "{status}");
-    next("WATCHDOG=1");
-    next("WATCHDOG=1");
+    let (beat, _) = next("WATCHDOG=1", ready);
+    next("WATCHDOG=1", beat);
     server.reload();
-    assert!(next("RELOADING=1").contains("MONOTONIC_USEC="));
-    next("READY=1");
+    let (reloading, words) = next("RELOADING=1", ready);
+    assert!(words.contains("MONOTONIC_USEC="), "{words}");
+    let (ready, _) = next("READY=1", reloading);
     server.signal(Signal::SIGTERM);
-    next("STOPPING=1");
-    assert_eq!(server.wait_for_exit(Duration::from_secs(30)), 0);
+    next("STOPPING=1", ready);
+    assert_eq!(server.wait_for_exit(PATIENCE), 0);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use testbed::tunnel::{client_config, server_config};
 use testbed::wire::{self, ALPN, Ending, Wire};
-use testbed::{Identity, Node, Pki, Scratch, Sidecar, StandIn, Tunnel, wait_until};
+use testbed::{Identity, Node, Pki, Scratch, Sidecar, StandIn, Tunnel, put, wait_until};
 
 /// Whether a new connection of this identity reaches PostgreSQL.
 fn is_admitted(server: &Sidecar, stand_in: &StandIn, identity: &Identity) -> bool {
@@ -20,7 +20,7 @@ fn is_admitted(server: &Sidecar, stand_in: &StandIn, identity: &Identity) -> boo
     if wire.try_send(&wire::replication_startup()).is_err() {
         return false;
     }
-    let ended = std::thread::spawn(move || wire.ending());
+    let ended = thread::spawn(move || wire.ending());
     loop {
         if let Some(mut upstream) = stand_in.accepted() {
             assert_eq!(upstream.read_packet(), wire::replication_startup());
@@ -29,7 +29,7 @@ fn is_admitted(server: &Sidecar, stand_in: &StandIn, identity: &Identity) -> boo
         if ended.is_finished() && stand_in.accepted().is_none() {
             return false;
         }
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -75,7 +75,7 @@ fn new_rules_hold_for_new_sessions_and_leave_those_alone_that_they_admit() {
 
     server.rewrite(&config("other"));
     server.reload();
-    testbed::wait_until("the new rule to hold", || {
+    wait_until("the new rule to hold", || {
         !is_admitted(&server, &stand_in, &standby)
     });
     upstream.send(b"still here");
@@ -114,7 +114,7 @@ fn renewed_certificate_is_shown_to_new_connections() {
     let renewed = pki.issue("renewed");
     primary.renew_as(&renewed);
     server.reload();
-    testbed::wait_until("the new certificate to be shown", || {
+    wait_until("the new certificate to be shown", || {
         Wire::direct_tls(server.address(), &standby).certificate_of_peer() == renewed.chain()[0]
     });
 }
@@ -129,16 +129,9 @@ fn revocation_takes_effect_at_reload() {
     assert!(is_admitted(&server, &stand_in, &standby));
     pki.revoke("standby");
     server.reload();
-    testbed::wait_until("the revocation to hold", || {
+    wait_until("the revocation to hold", || {
         !is_admitted(&server, &stand_in, &standby)
     });
-}
-
-/// Puts a file in place as a deployment does: whole, by a rename.
-fn put(from: impl AsRef<[u8]>, to: &Path) {
-    let new = to.with_extension("tmp");
-    fs::write(&new, from).unwrap();
-    fs::rename(new, to).unwrap();
 }
 
 fn shows(server: &Sidecar, to: &Identity, wanted: &Identity) -> bool {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use testbed::tunnel::{client_config, server_config};
 use testbed::wire::{self, ALPN, Ending, Wire, message};
-use testbed::{Identity, Node, Pki, Scratch, Sidecar, StandIn, run, wait_for, wait_until};
+use testbed::{Identity, Node, Pki, Scratch, Sidecar, StandIn, put, run, wait_for, wait_until};
 
 /// What is promised, from the change of a file to the end of a session.
 const PROMISED: Duration = Duration::from_secs(2);
@@ -49,13 +49,6 @@ fn is_ended((mut downstream, mut upstream): (Wire, Wire), server: &Sidecar, word
         );
         assert!(logged.contains(words), "{words} is not in {logged}");
     }
-}
-
-/// Copies a file into place as a deployment does: whole, by a rename.
-fn put(from: impl AsRef<[u8]>, to: &Path) {
-    let new = to.with_extension("tmp");
-    fs::write(&new, from).unwrap();
-    fs::rename(new, to).unwrap();
 }
 
 #[test]
