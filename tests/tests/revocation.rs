@@ -2,7 +2,6 @@
 //! by OS user; noticed by itself, within two seconds of the file's change, with the reason in both logs.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
