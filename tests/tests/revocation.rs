@@ -91,7 +91,8 @@ fn revoked_standby_is_ended_within_two_seconds_and_the_other_streams_on() {
     }
     // It tries again, and is refused at the handshake.
     server.log().wait_for_after(in_log, "\"end\":\"tls\"");
-    stolen_client.wait_for_log("revoked");
+    // Our words for the alert, or its name: CertificateRevoked.
+    stolen_client.wait_for_log("evoked");
     primary.query("insert into t select i, 'y' from generate_series(1, 20000) i");
     kept.catch_up_with(&primary);
     assert_eq!(
