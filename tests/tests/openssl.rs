@@ -196,7 +196,6 @@ fn inspect_sees_what_a_proxy_presents_though_it_refuses() {
     for part in [
         "by direct TLS",
         "alpn     postgresql",
-        "X25519MLKEM768",
         "refuses",
         "dns:primary.test",
     ] {
