@@ -1,6 +1,6 @@
 //! Disk full, killed at any moment, two at once, umask 0: every file is the old one or the new one, whole, and no key
 //! was ever readable by others.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod place;
 
