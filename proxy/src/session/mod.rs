@@ -158,12 +158,12 @@ async fn session(
     };
     // It was forwarded; a session does not carry it for days.
     drop(opened.request);
-    let observer = Observer::new(Arc::clone(&place.live));
+    let observers = Observer::both(&place.live);
     End::Relayed(
         relay::run(
             downstream,
             upstream.half,
-            observer,
+            observers,
             place.stop.clone(),
             settings.timeouts.dead_peer,
             &place.live.traffic,

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use protocol::error_response::{Refusal, SqlState};
-use protocol::startup::{CancelKey, StartupMessage};
+use protocol::startup::{CancelKey, Replication, StartupMessage};
+use protocol::watch::Watch;
 use tokio::sync::{Notify, watch};
 
 use super::upstream::FarEnd;
@@ -34,6 +35,8 @@ pub(crate) struct Live {
     /// Known once the backend has sent BackendKeyData.
     cancel_key: Mutex<Option<CancelKey>>,
     pub(crate) traffic: Traffic,
+    /// What a replication session does; None for an ordinary one.
+    pub(crate) watched: Option<Watched>,
     stop: watch::Sender<Option<Farewell>>,
 }
 
@@ -54,6 +57,16 @@ impl Live {
 
     pub(crate) fn far(&self) -> Option<&FarEnd> {
         self.far.get()
+    }
+}
+
+/// What the observer leaves for whoever looks on. It is small until a stream begins.
+#[derive(Default)]
+pub(crate) struct Watched(Mutex<Watch>);
+
+impl Watched {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Watch> {
+        lock(&self.0)
     }
 }
 
@@ -117,7 +130,9 @@ impl Registry {
             ));
         }
         let (stop, told) = Stop::channel();
+        let replicates = about.startup.replication() != Replication::None;
         let live = Arc::new(Live {
+            watched: replicates.then(Watched::default),
             about,
             far: OnceLock::new(),
             cancel_key: Mutex::default(),
@@ -158,6 +173,21 @@ impl Registry {
         for live in sessions.live.values() {
             live.stop.send_replace(Some(Arc::clone(&words)));
         }
+    }
+
+    /// Every live session, the oldest first.
+    pub(crate) fn all(&self) -> Vec<(u64, Arc<Live>)> {
+        let mut all: Vec<_> = lock(&self.sessions)
+            .live
+            .iter()
+            .map(|(number, live)| (*number, Arc::clone(live)))
+            .collect();
+        all.sort_unstable_by_key(|(number, _)| *number);
+        all
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     pub(crate) fn len(&self) -> usize {
