@@ -102,6 +102,7 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             timeouts,
             log,
             records,
+            admin_socket: file.admin.socket.as_ref().map(|socket| base.join(socket)),
             warnings: findings.warnings,
         })
     } else {

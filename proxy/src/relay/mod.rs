@@ -78,6 +78,11 @@ impl Traffic {
     pub(crate) fn to_downstream(&self) -> u64 {
         self.to_downstream.load(Ordering::Relaxed)
     }
+
+    #[cfg(test)]
+    pub(crate) fn count_to_downstream(&self, bytes: u64) {
+        self.to_downstream.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// What the frontend is told when a session is ended from outside: a whole ErrorResponse.

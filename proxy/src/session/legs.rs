@@ -7,6 +7,7 @@ use protocol::error_response::{Refusal, SqlState};
 use protocol::policy::{OsUserPolicy, Policy};
 use tokio::sync::Semaphore;
 
+use super::meter::Tally;
 use super::registry::Registry;
 use crate::config::{self, Records, Side, SslNegotiation, Timeouts};
 use crate::flood::Flood;
@@ -25,6 +26,7 @@ pub(crate) struct Settings {
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) flood: Arc<Flood>,
+    pub(crate) tally: Arc<Tally>,
     /// Plaintext cancels on their way; more at once are dropped, since anybody may send them.
     pub(crate) plain_cancels: Semaphore,
 }
@@ -94,6 +96,27 @@ impl Settings {
             downstream,
             upstream,
             timeouts,
+        }
+    }
+}
+
+impl Settings {
+    /// Its own side of TLS.
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        match (&self.downstream, &self.upstream) {
+            (DownstreamLeg::Mtls { credentials, .. }, _)
+            | (_, UpstreamLeg::Mtls { credentials, .. }) => Some(credentials),
+            (DownstreamLeg::Plain { .. }, UpstreamLeg::Plain { .. }) => None,
+        }
+    }
+
+    /// `server` or `client`, and where it leads.
+    pub(crate) fn side_and_upstream(&self) -> (&'static str, Vec<String>) {
+        match &self.upstream {
+            UpstreamLeg::Plain { postgres } => ("server", vec![postgres.to_string()]),
+            UpstreamLeg::Mtls { targets, .. } => {
+                ("client", targets.iter().map(ToString::to_string).collect())
+            }
         }
     }
 }

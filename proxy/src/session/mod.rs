@@ -4,6 +4,7 @@ mod authentication;
 mod downstream;
 mod end;
 mod legs;
+mod meter;
 mod observer;
 mod record;
 mod registry;
@@ -30,7 +31,9 @@ use crate::relay::{self, Half, Wire};
 use crate::waiting::Slot;
 
 pub(crate) use legs::{Settings, Shared, shutdown_farewell};
-pub(crate) use registry::Registry;
+pub(crate) use meter::Tally;
+pub(crate) use observer::now;
+pub(crate) use registry::{Live, Registry};
 
 /// How long PostgreSQL may take to act on a cancel request and close.
 const CANCEL_TAKES: Duration = Duration::from_secs(10);
@@ -49,6 +52,7 @@ pub(crate) async fn serve(accepted: Accepted) {
     let mut record = SessionRecord::new(
         Arc::clone(&accepted.settings.name),
         Arc::clone(&accepted.shared.flood),
+        Arc::clone(&accepted.shared.tally),
         accepted.peer,
     );
     let end = converse(accepted, &mut record).await;

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
 use protocol::startup::{CancelKey, Replication, StartupMessage};
 use protocol::watch::Watch;
 use tokio::sync::{Notify, watch};
 
+use super::meter::Meter;
 use super::upstream::FarEnd;
 use crate::net::{Peer, Target};
 use crate::relay::{Farewell, Stop, Traffic};
@@ -37,6 +38,7 @@ pub(crate) struct Live {
     pub(crate) traffic: Traffic,
     /// What a replication session does; None for an ordinary one.
     pub(crate) watched: Option<Watched>,
+    pub(crate) meter: Meter,
     stop: watch::Sender<Option<Farewell>>,
 }
 
@@ -137,6 +139,7 @@ impl Registry {
             far: OnceLock::new(),
             cancel_key: Mutex::default(),
             traffic: Traffic::default(),
+            meter: Meter::default(),
             stop,
         });
         let number = sessions.next;
@@ -176,14 +179,21 @@ impl Registry {
     }
 
     /// Every live session, the oldest first.
-    pub(crate) fn all(&self) -> Vec<(u64, Arc<Live>)> {
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
         let mut all: Vec<_> = lock(&self.sessions)
             .live
             .iter()
             .map(|(number, live)| (*number, Arc::clone(live)))
             .collect();
         all.sort_unstable_by_key(|(number, _)| *number);
-        all
+        all.into_iter().map(|(_, live)| live).collect()
+    }
+
+    /// Reads how much flowed since it was called last: about once a second.
+    pub(crate) fn meter(&self, now: Instant) {
+        for live in lock(&self.sessions).live.values() {
+            live.meter.tick(&live.traffic, now);
+        }
     }
 
     pub(crate) fn limit(&self) -> usize {
