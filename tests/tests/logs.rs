@@ -167,7 +167,7 @@ fn journal_is_told_priorities() {
     };
     let mut journalled = start(format!("{}:{}", metadata.dev(), metadata.ino()));
     let warning = logged("has no [[server.allow]] rule");
-    let info = logged(" listening");
+    let info = logged("listening tunnel");
     journalled.kill().unwrap();
     journalled.wait().unwrap();
     assert!(warning.starts_with("<4>"), "{warning}");

@@ -152,7 +152,7 @@ fn base_backup_is_seen_as_the_server_sees_it() {
                 "-c",
                 "fast",
                 "-r",
-                "4M",
+                "2M",
                 "-d",
                 &tunnel.conninfo(),
                 "-D",
@@ -180,9 +180,8 @@ fn base_backup_is_seen_as_the_server_sees_it() {
                 let [_, after, _] = view()?;
                 let seen = &session["basebackup"];
                 let bytes = seen["bytes"].as_u64()?;
-                // The view counts what was put in a buffer; 15 and later send the figure, too.
-                let slack = 256 * 1024;
-                let close = (before..=after + slack).contains(&(bytes + slack / 2));
+                // What the view counts may be on its way still; before 15 it leaves out the headers of the archive.
+                let close = bytes + 256 * 1024 >= before && bytes <= after + 1024 * 1024;
                 let same = session["backend_pid"] == pid && seen["total_bytes"] == total;
                 (before > 4_000_000 && close && same && session["activity"] == "basebackup")
                     .then_some(())
