@@ -26,6 +26,7 @@ pub mod escape;
 pub mod identity;
 pub mod message;
 pub mod negotiation;
+pub mod node;
 pub mod policy;
 pub mod replication;
 pub mod startup;
