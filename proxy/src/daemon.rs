@@ -9,12 +9,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use crate::config::{Config, Limits, Source};
+use crate::config::{self, Config, Limits, Source};
+use crate::control::{self, Invitations};
 use crate::flood::Flood;
 use crate::logging;
 use crate::net::Listener;
+use crate::node;
 use crate::problem::Problem;
-use crate::reload::{Checked, Reloader, load, log_warnings};
+use crate::reload::{Checked, ReloadHandle, Reloader, load, log_warnings};
 use crate::session::{Registry, Shared, shutdown_farewell};
 use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
@@ -63,11 +65,39 @@ async fn serve(
         "started"
     );
     let drain = checked.config.timeouts.drain;
+    let control = match &checked.config.control {
+        Some(path) => Some(control::listen(path).map_err(|problem| vec![problem])?),
+        None => None,
+    };
+    let interval = checked.config.node.crl_interval;
+    let (reload, mut asked) = ReloadHandle::new();
+    let node = Arc::new(node::Service {
+        keeper: node::Keeper::new(checked.config.identity.kept_crl.clone(), reload.clone()),
+        invitations: Arc::new(Invitations::default()),
+    });
+    let exchanging: Vec<bool> = checked.config.tunnels.iter().map(exchanges).collect();
     let (mut reloader, settings) = Reloader::new(source, level, &checked);
     drop(checked);
     let (close, closing) = watch::channel(false);
     let mut tunnels = Vec::new();
-    for (listener, settings) in listeners.into_iter().zip(settings) {
+    if let Some(listener) = control {
+        let invitations = Arc::clone(&node.invitations);
+        let desk = control::Desk {
+            invitations,
+            reload,
+        };
+        tunnels.push(tokio::spawn(control::serve(
+            listener,
+            desk,
+            closing.clone(),
+        )));
+    }
+    for ((listener, settings), exchanging) in listeners.into_iter().zip(settings).zip(exchanging) {
+        if exchanging {
+            let node = Arc::clone(&node);
+            let exchange = node::exchange(settings.clone(), node, interval, closing.clone());
+            tunnels.push(tokio::spawn(exchange));
+        }
         let tunnel = Tunnel {
             listener,
             settings,
@@ -75,13 +105,21 @@ async fn serve(
                 registry: Arc::clone(&registry),
                 flood: Arc::new(Flood::new()),
                 plain_cancels: Semaphore::new(PLAIN_CANCELS),
+                node: Arc::clone(&node),
             }),
             room: Arc::clone(&room),
         };
         tunnels.push(tokio::spawn(tunnel.run(closing.clone())));
     }
-    while signals.next().await == Asked::Reload {
-        reloader.reload();
+    loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                // What is wrong stands in the log.
+                Asked::Reload => drop(reloader.reload()),
+                Asked::End => break,
+            },
+            Some(asker) = asked.recv() => drop(asker.send(reloader.reload())),
+        }
     }
     close.send_replace(true);
     for tunnel in tunnels {
@@ -94,6 +132,11 @@ async fn serve(
     }
     info!("stopped");
     Ok(())
+}
+
+/// Whether this tunnel's targets are asked for CRLs: those that speak TLS at once, as a pgtlsproxy does.
+fn exchanges(tunnel: &config::Tunnel) -> bool {
+    matches!(&tunnel.side, config::Side::Client(client) if client.negotiation == config::SslNegotiation::Direct)
 }
 
 /// Opens every listener or none: one that cannot be opened ends the start.

@@ -3,11 +3,13 @@
 mod cli; // arguments, and nothing else
 mod commands; // one per subcommand: gather, decide, show
 mod config; // as written, then as meant
+mod control; // the socket through which commands ask the daemon
 mod daemon; // starts tunnels and reload; signals; drain
 mod demo; // the main job, shown on this machine
 mod flood; // keeps refused connections from flooding the log
 mod logging; // where the log goes
 mod net; // sockets: listen, dial, options, liveness
+mod node; // the node channel: both ends of enrol, renew, crl, probe
 mod problem; // what is wrong before any connection: what, why, what to do
 mod relay; // both directions of a joined session
 mod reload; // checks, then publishes

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, Source};
@@ -81,14 +81,14 @@ impl Reloader {
 
     /// Reads everything again. Certificates, CRLs, rules, timeouts, targets and the log level take effect for new
     /// connections; what needs a restart is named.
-    pub(crate) fn reload(&mut self) {
+    pub(crate) fn reload(&mut self) -> Result<(), Vec<Problem>> {
         let checked = match load(&self.source) {
             Ok(checked) => checked,
             Err(problems) => {
-                for problem in problems {
-                    error!(problem = %one_line(&problem), "reload refused; what worked is kept");
+                for problem in &problems {
+                    error!(problem = %one_line(problem), "reload refused; what worked is kept");
                 }
-                return;
+                return Err(problems);
             }
         };
         log_warnings(&checked.warnings);
@@ -122,6 +122,43 @@ impl Reloader {
         }
         self.level.set(config.log.level);
         info!(identity = %checked.credentials.identity(), "reloaded");
+        Ok(())
+    }
+}
+
+/// Where a reload's outcome is told.
+pub(crate) type Asker = oneshot::Sender<Result<(), Vec<Problem>>>;
+
+/// Asks the daemon for a reload from within: for the control socket, and for a CRL that came from another node.
+#[derive(Clone)]
+pub(crate) struct ReloadHandle(mpsc::Sender<Asker>);
+
+impl ReloadHandle {
+    /// The handle, and where the daemon hears of it.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Asker>) {
+        let (sender, receiver) = mpsc::channel(4);
+        (Self(sender), receiver)
+    }
+
+    /// Asks, and waits for the outcome.
+    pub(crate) async fn ask(&self) -> Result<(), Vec<Problem>> {
+        let (asker, outcome) = oneshot::channel();
+        let ending = || {
+            vec![Problem::new(
+                "E36",
+                "nothing is reloaded any more",
+                "the daemon is ending",
+                "start it again; it reads everything then",
+            )]
+        };
+        self.0.send(asker).await.map_err(|_| ending())?;
+        outcome.await.unwrap_or_else(|_| Err(ending()))
+    }
+
+    /// Asks; how it went stands in the log. Where others wait for a reload already, theirs serves.
+    pub(crate) fn ask_without_waiting(&self) {
+        let (asker, _) = oneshot::channel();
+        let _ = self.0.try_send(asker);
     }
 }
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::file::{Allow, Client, File, Identity, Limits, Log, Relay, Server, Timeouts};
+use super::file::{
+    Allow, Client, Control, File, Identity, Limits, Log, Node, Relay, Server, Timeouts,
+};
 
 /// This node's certificate and whom it trusts.
 #[derive(Debug, Clone, Args)]
@@ -127,6 +129,8 @@ fn file(
         },
         server,
         client,
+        node: Node::default(),
+        control: Control::default(),
         limits: Limits::default(),
         timeouts: Timeouts::default(),
         log: Log {

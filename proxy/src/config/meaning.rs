@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::file::{self, File};
 use super::{
-    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Records, Server, Side,
+    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Node, Records, Server, Side,
     SslNegotiation, Timeouts, Tunnel,
 };
 use crate::net::{ListenAddress, PostgresAddress};
@@ -33,6 +33,14 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             file.identity.crl_expiry.as_deref(),
             CrlExpiry::Warn,
             &[("warn", CrlExpiry::Warn), ("enforce", CrlExpiry::Enforce)],
+        ),
+        kept_crl: findings.kept_crl(&file, base),
+    };
+    let node = Node {
+        crl_interval: findings.duration(
+            "node.crl_interval",
+            file.node.crl_interval.as_deref(),
+            Duration::from_secs(60),
         ),
     };
     let mut tunnels = Vec::new();
@@ -98,6 +106,8 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
         Ok(Config {
             identity,
             tunnels,
+            node,
+            control: file.control.socket.as_ref().map(|path| base.join(path)),
             limits,
             timeouts,
             log,
@@ -118,6 +128,18 @@ struct Findings {
 impl Findings {
     fn error(&mut self, what: impl Into<String>, why: impl Into<String>, way_out: &str) {
         self.errors.push(Problem::new("C03", what, why, way_out));
+    }
+
+    fn kept_crl(&mut self, file: &File, base: &Path) -> Option<PathBuf> {
+        let state = file.node.state.as_ref()?;
+        if file.identity.crl.is_none() {
+            self.error(
+                "`node.state` is set without `identity.crl`",
+                "CRLs that come from other nodes add to that file, and nothing is revoked without it",
+                "set identity.crl, or take node.state out",
+            );
+        }
+        Some(base.join(state).join(KEPT_CRL))
     }
 
     fn server(&mut self, name: String, server: &file::Server, base: &Path) -> Option<Tunnel> {
@@ -476,6 +498,9 @@ fn numbered(name: &str, index: usize, count: usize) -> String {
         name.to_owned()
     }
 }
+
+/// The file in `node.state`.
+const KEPT_CRL: &str = "ca.crl";
 
 /// No step of a connection may take longer, whatever the file says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -29,6 +29,9 @@ pub(crate) enum Source {
 pub(crate) struct Config {
     pub(crate) identity: IdentityFiles,
     pub(crate) tunnels: Vec<Tunnel>,
+    pub(crate) node: Node,
+    /// Where commands ask the daemon; None: nowhere.
+    pub(crate) control: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) log: Log,
@@ -45,6 +48,15 @@ pub(crate) struct IdentityFiles {
     pub(crate) ca: PathBuf,
     pub(crate) crl: Option<PathBuf>,
     pub(crate) crl_expiry: CrlExpiry,
+    /// Where CRLs are kept that came from other nodes; the newer of it and `crl` counts.
+    pub(crate) kept_crl: Option<PathBuf>,
+}
+
+/// What goes on between nodes beside the sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// How often CRLs are exchanged with the targets of client tunnels.
+    pub(crate) crl_interval: Duration,
 }
 
 /// What an expired CRL means. An expired CRL is the commonest outage that people make for themselves.
