@@ -2,6 +2,8 @@
 
 mod check;
 mod demo;
+mod invite;
+mod join;
 
 use std::process::ExitCode;
 
@@ -17,6 +19,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Client(flags) => daemon::run(Source::Client(flags)).map(|()| ExitCode::SUCCESS),
         Command::Run(flag) => daemon::run(Source::File(flag.config)).map(|()| ExitCode::SUCCESS),
         Command::Check(flags) => check::run(&flags),
+        Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Join(flags) => join::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -14,6 +14,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
 use super::file::{self, File};
+use super::network::Network;
 use super::{
     Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Node, Records, Server, Side,
     SslNegotiation, Timeouts, Tunnel,
@@ -214,7 +215,8 @@ impl Findings {
             Some(networks) => {
                 let parsed: Vec<_> = networks
                     .iter()
-                    .filter_map(|network| self.network(place, network))
+                    .filter_map(|network| self.parse::<Network>(place, "from", network))
+                    .map(|network| network.0)
                     .collect();
                 if parsed.len() != networks.len() {
                     return None;
@@ -248,14 +250,6 @@ impl Findings {
             databases: Names::new(allow.databases.clone()),
             application_names: Names::new(allow.application_names.clone()),
         })
-    }
-
-    /// CIDR, or a single address.
-    fn network(&mut self, place: &str, text: &str) -> Option<IpNet> {
-        match text.parse::<std::net::IpAddr>() {
-            Ok(address) => Some(IpNet::from(address)),
-            Err(_) => self.parse(place, "from", text),
-        }
     }
 
     fn client(&mut self, name: String, client: &file::Client, base: &Path) -> Option<Tunnel> {

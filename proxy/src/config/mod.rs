@@ -4,6 +4,7 @@
 mod file;
 mod flags;
 mod meaning;
+mod network;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::net::{ListenAddress, PostgresAddress, Target};
 use crate::problem::Problem;
 
 pub(crate) use flags::{ClientFlags, ServerFlags};
+pub(crate) use network::Network;
 
 /// Where a configuration comes from, so that a reload can read it again.
 #[derive(Debug)]

@@ -180,7 +180,7 @@ async fn answer(
                 .take(credentials, offered, &from)
                 .await;
             Ok(Answer::Crl(Crls {
-                crls: crls.iter().map(|crl| crls::to_pem(crl)).collect(),
+                crls: crls.iter().map(|crl| to_pem(crl)).collect(),
             })
             .into())
         }
