@@ -104,7 +104,7 @@ impl Opened {
         let path = invite.pki.join(certs_tool::authority::CA_KEY);
         let authority =
             Authority::open(&invite.pki, || invite.passphrase.ask(&path)).map_err(failure)?;
-        let members = members(&invite.pki, &invite).map_err(one)?;
+        let members = others(&invite).map_err(one)?;
         let (endpoints, server_name) = endpoints(&invite, &checked).map_err(one)?;
         let pin = pin(&checked.credentials).map_err(one)?;
         // Before anything is changed: a daemon that does not run can invite nobody.
@@ -265,8 +265,13 @@ impl Opened {
         let failure = |failure| of_failure(&failure);
         let request =
             Request::parse(enrol.request.as_bytes(), Path::new("the request")).map_err(failure)?;
+        // What may fail is done before the certificate exists, but for its CRL, which is made with it.
+        let own = own(self.checked.credentials.identity());
+        let mut members = others(&self.invite)?;
+        members.extend(own.filter(|own| !members.contains(own)));
+        let ca = read(&self.checked.config.identity.ca)?;
         let name = &self.invite.name;
-        if self.invite.replace && is_known(&self.invite.pki, name)? {
+        if valid_names(&self.invite.pki)?.contains(&name.to_string()) {
             self.authority.revoke(name.as_str()).map_err(failure)?;
         }
         let node = NewNode {
@@ -282,13 +287,10 @@ impl Opened {
         let grant = Grant {
             certificates: Certificates {
                 certificate: read(&made.certificate_path)?,
-                ca: read(&self.checked.config.identity.ca)?,
+                ca,
                 crl: self.crls()?,
             },
-            members: members(&self.invite.pki, &self.invite)?
-                .into_iter()
-                .chain(own(self.checked.credentials.identity()))
-                .collect(),
+            members,
         };
         let grant = serde_json::to_string(&grant).map_err(|error| {
             Problem::new(
@@ -328,20 +330,24 @@ fn control_socket(config: &Config, directory: &Path) -> Result<PathBuf, Problem>
     })
 }
 
-/// Whom the ledger knows as valid, as rules have it; fails where the invited name is among them and may not be.
-fn members(pki: &Path, invite: &Invite) -> Result<Vec<String>, Problem> {
+/// Whom the ledger knows as valid, by name, oldest first.
+fn valid_names(pki: &Path) -> Result<Vec<String>, Problem> {
     let ledger = Ledger::read(pki).map_err(|failure| of_failure(&failure))?;
     let now = Date::now();
-    let mut names: Vec<String> = ledger
-        .issued()
-        .into_iter()
-        .filter(|issued| issued.revoked.is_none() && issued.record.not_after > now)
-        .map(|issued| issued.record.name)
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let known = names.iter().position(|name| *name == invite.name.as_str());
-    if let Some(known) = known {
+    let mut names = Vec::new();
+    for issued in ledger.issued() {
+        let valid = issued.revoked.is_none() && issued.record.not_after > now;
+        if valid && !names.contains(&issued.record.name) {
+            names.push(issued.record.name);
+        }
+    }
+    Ok(names)
+}
+
+/// Every other node, as rules have it; fails where the invited name is a node's and may not be.
+fn others(invite: &Invite) -> Result<Vec<String>, Problem> {
+    let mut names = valid_names(&invite.pki)?;
+    if let Some(known) = names.iter().position(|name| *name == invite.name.as_str()) {
         if !invite.replace {
             return Err(Problem::new(
                 "E09",
@@ -356,12 +362,6 @@ fn members(pki: &Path, invite: &Invite) -> Result<Vec<String>, Problem> {
         names.remove(known);
     }
     Ok(names.into_iter().map(|name| format!("cn:{name}")).collect())
-}
-
-fn is_known(pki: &Path, name: &NodeName) -> Result<bool, Problem> {
-    let ledger = Ledger::read(pki).map_err(|failure| of_failure(&failure))?;
-    let mut issued = ledger.issued().into_iter();
-    Ok(issued.any(|issued| issued.record.name == name.as_str() && issued.revoked.is_none()))
 }
 
 /// This node as rules have it.

@@ -163,7 +163,7 @@ async fn open_mtls(
             if let Some(identity) = tls.identity() {
                 record.identity(&Arc::new(identity.clone()));
             }
-            return Ok(Arrived::Node(Box::new(tls)));
+            return Ok(Arrived::Node(tls));
         }
     };
     let identity = Arc::new(established.identity);

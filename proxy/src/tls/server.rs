@@ -58,7 +58,7 @@ pub(crate) struct AcceptError {
 #[derive(Debug)]
 pub(crate) enum Handshaken {
     Session(Established),
-    Node(NodeTls),
+    Node(Box<NodeTls>),
 }
 
 /// What a connection is for, by the ALPN protocol it offers.
@@ -128,7 +128,7 @@ pub(crate) async fn accept(
             None => None,
         };
         return NodeTls::new(tls.into(), identity)
-            .map(Handshaken::Node)
+            .map(|tls| Handshaken::Node(Box::new(tls)))
             .ok_or_else(|| failed(other_protocol()));
     }
     let config = session_config(credentials, &shown, records)
@@ -320,7 +320,8 @@ mod tests {
     #[test]
     fn alpn_picks_one_protocol_or_none() {
         use Purpose::{Node, Session};
-        let cases: &[(&[&[u8]], Asked, Option<Purpose>)] = &[
+        type Offered = &'static [&'static [u8]];
+        let cases: &[(Offered, Asked, Option<Purpose>)] = &[
             (&[b"postgresql"], Asked::Direct, Some(Session)),
             (&[b"postgresql"], Asked::BySslRequest, Some(Session)),
             (&[b"h2", b"postgresql"], Asked::Direct, Some(Session)),
