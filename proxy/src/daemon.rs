@@ -75,7 +75,12 @@ async fn serve(
         keeper: node::Keeper::new(checked.config.identity.kept_crl.clone(), reload.clone()),
         invitations: Arc::new(Invitations::default()),
     });
-    let exchanging: Vec<bool> = checked.config.tunnels.iter().map(exchanges).collect();
+    let exchanging: Vec<bool> = checked
+        .config
+        .tunnels
+        .iter()
+        .map(|tunnel| checked.config.identity.kept_crl.is_some() && exchanges(tunnel))
+        .collect();
     let (mut reloader, settings) = Reloader::new(source, level, &checked);
     drop(checked);
     let (close, closing) = watch::channel(false);
