@@ -75,6 +75,8 @@ fn a_standby_joins_by_one_line_and_streams() {
     );
     let key = fs::metadata(dir.path().join("node.key")).unwrap();
     assert!([0o600, 0o640].contains(&(key.permissions().mode() & 0o777)));
+    let config = fs::metadata(dir.path().join("pgtlsproxy.toml")).unwrap();
+    assert_eq!(config.permissions().mode() & 0o777, 0o644);
     let mut check = Command::new(pgtlsproxy());
     run(check
         .args(["check", "--config"])
