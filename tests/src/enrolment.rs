@@ -15,9 +15,22 @@ use crate::wait::PATIENCE;
 
 /// A daemon beside the CA, with a control socket and a place for CRLs.
 pub fn inviting_daemon(pki: &Pki, identity: &Identity, upstream: &str, more: &str) -> Sidecar {
+    inviting_daemon_at(0, pki, identity, upstream, more)
+}
+
+/// As [`inviting_daemon`], on this port.
+pub fn inviting_daemon_at(
+    port: u16,
+    pki: &Pki,
+    identity: &Identity,
+    upstream: &str,
+    more: &str,
+) -> Sidecar {
     let scratch = Scratch::new("state");
     let with_crl = identity.toml_with_crl(&pki.crl());
-    let config = server_config(identity, upstream, more).replace(&identity.toml(), &with_crl);
+    let config = server_config(identity, upstream, more)
+        .replace(&identity.toml(), &with_crl)
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
     let dir = scratch.path().display();
     let config = format!(
         "{config}\n[control]\nsocket = \"{dir}/control.sock\"\n[node]\nstate = \"{dir}\"\n"

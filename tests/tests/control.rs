@@ -21,7 +21,7 @@ fn daemon() -> (Sidecar, PathBuf) {
     let line = config
         .lines()
         .find(|line| line.starts_with("socket = "))
-        .unwrap();
+        .expect("a control socket");
     let socket = PathBuf::from(line.trim_start_matches("socket = ").trim_matches('"'));
     (daemon, socket)
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::thread;
 
-use testbed::enrolment::{Inviting, inviting_daemon, join};
+use testbed::enrolment::{Inviting, inviting_daemon, inviting_daemon_at, join};
 use testbed::programs::pgtlsproxy;
 use testbed::wire::{ALPN_NODE, Ending};
 use testbed::{Identity, Node, Pki, Scratch, Sidecar, StandIn, Wire, run};
@@ -107,6 +107,45 @@ fn a_token_counts_once() {
     assert_in_vain(join(second.path(), &token, &[]), "E10", &second);
     let said = join(first.path(), &token, &[]).unwrap_err();
     assert!(said.contains("exists already"), "{said}");
+}
+
+#[test]
+fn address_and_name_in_the_line_are_found_by_themselves() {
+    let (pki, stand_in, port) = (Pki::new(), StandIn::new(), testbed::reserve_port());
+    let identity = pki.issue_for("db1", &["localhost", "db1.test"]);
+    let daemon = inviting_daemon_at(port, &pki, &identity, &stand_in.upstream(), "");
+    let config_after = |inviting: &mut Inviting| {
+        let (token, dir) = (inviting.token(), Scratch::new("joined"));
+        join(dir.path(), &token, &[]).unwrap();
+        fs::read_to_string(dir.path().join("pgtlsproxy.toml")).unwrap()
+    };
+    let config = config_after(&mut Inviting::with(&daemon, &pki, &["standby1"]));
+    assert!(
+        config.contains(&format!("connect = [\"localhost:{port}\"]")),
+        "{config}"
+    );
+    assert!(!config.contains("server_name"), "{config}");
+    assert!(config.contains("identity = \"cn:db1\""), "{config}");
+    // The certificate has no such address: the line says which name to expect.
+    let config = config_after(&mut Inviting::start(&daemon, &pki, "standby2", &[]));
+    assert!(config.contains("server_name = \"localhost\""), "{config}");
+    assert!(
+        config.contains("identity = \"cn:standby1\""),
+        "every member is admitted: {config}"
+    );
+}
+
+#[test]
+fn wrong_arguments_do_not_cost_the_token() {
+    let (pki, daemon, _stand_in) = site();
+    let mut inviting = Inviting::start(&daemon, &pki, "standby1", &[]);
+    let (token, dir) = (inviting.token(), Scratch::new("joined"));
+    let said = join(dir.path(), &token, &["--postgres", "db9.test:5432"]).unwrap_err();
+    assert!(said.contains("not on this host"), "{said}");
+    let said = join(std::path::Path::new("/proc/nowhere"), &token, &[]).unwrap_err();
+    assert!(said.contains("the token has not been used"), "{said}");
+    join(dir.path(), &token, &[]).unwrap();
+    assert_eq!(inviting.end().0, 0);
 }
 
 #[test]

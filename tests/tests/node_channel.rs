@@ -171,12 +171,12 @@ fn a_probe_tells_what_is_seen_and_leaves_postgres_in_peace() {
 /// The CA's CRL as it is now, in a file of its own.
 fn copy_of_crl(pki: &Pki, dir: &Scratch, name: &str) -> PathBuf {
     let path = dir.path().join(name);
-    fs::copy(pki.crl(), &path).unwrap();
+    fs::copy(pki.crl(), &path).expect("the CA's CRL");
     path
 }
 
 fn text(path: &Path) -> String {
-    fs::read_to_string(path).unwrap()
+    fs::read_to_string(path).expect("a text")
 }
 
 fn without_breaks(pem: &str) -> String {

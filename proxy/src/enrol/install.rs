@@ -10,7 +10,7 @@ use nix::unistd::{Group, Uid};
 use tempfile::Builder;
 
 use super::CONFIG;
-use crate::config::Source;
+use crate::config::{Config, Source};
 use crate::problem::Problem;
 use crate::reload::{Checked, load};
 
@@ -47,6 +47,26 @@ pub(super) fn refuse_existing(directory: &Path) -> Result<(), Problem> {
             "--force replaces its files; --dir DIR makes a second node",
         )),
     }
+}
+
+/// Whether the directory can be written in, and the configuration would be understood; leaves nothing behind.
+pub(super) fn rehearse(directory: &Path, config: &str) -> Result<(), Vec<Problem>> {
+    let failed = |error: io::Error| {
+        vec![Problem::new(
+            "E07",
+            format!("the files cannot be written in {}", directory.display()),
+            error.to_string(),
+            "make room, or run this as root; the token has not been used",
+        )]
+    };
+    fs::create_dir_all(directory).map_err(failed)?;
+    let mut file = Builder::new()
+        .prefix(".join-")
+        .suffix(".toml")
+        .tempfile_in(directory)
+        .map_err(failed)?;
+    file.write_all(config.as_bytes()).map_err(failed)?;
+    Config::load(&Source::File(file.path().to_owned())).map(drop)
 }
 
 /// Writes, judges, puts in place. Gives what the daemon will see.

@@ -12,25 +12,24 @@ use certs_tool::profile::{AltName, KeyAlgorithm, NodeName, Period};
 use certs_tool::report::Date;
 use certs_tool::request::Request;
 use certs_tool::store::Existing;
-use protocol::certificate::Certificate;
 use protocol::escape::escape;
-use protocol::identity::{Fingerprint, Identity};
 use protocol::node::{Answer, Certificates, Enrol, Enrolled, Grant, Refused};
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
+use super::host::{endpoints, own, pin};
 use super::proof::{Prover, from_hex, invitation_id, is_proof, prove};
 use super::rules::{self, Rule};
 use super::token::{Secret, Token};
 use super::{CONFIG, of_failure};
-use crate::config::{Config, Side, Source};
+use crate::config::{Config, Source};
 use crate::control::{Ask, Daemon, Invitation, Over, Reply, Verdict};
-use crate::net::{ListenAddress, Target};
+use crate::net::Target;
 use crate::node::to_pem;
 use crate::problem::Problem;
 use crate::reload::{Checked, load};
-use crate::tls::{Credentials, merge};
+use crate::tls::merge;
 
 /// Wrong proofs until the invitation is void.
 const ATTEMPTS: u32 = 3;
@@ -105,7 +104,7 @@ impl Opened {
         let authority =
             Authority::open(&invite.pki, || invite.passphrase.ask(&path)).map_err(failure)?;
         let members = others(&invite).map_err(one)?;
-        let (endpoints, server_name) = endpoints(&invite, &checked).map_err(one)?;
+        let (endpoints, server_name) = endpoints(&invite.public, &checked).map_err(one)?;
         let pin = pin(&checked.credentials).map_err(one)?;
         // Before anything is changed: a daemon that does not run can invite nobody.
         Daemon::ask(&socket, Ask::Invitations)?.reply()?;
@@ -362,89 +361,6 @@ fn others(invite: &Invite) -> Result<Vec<String>, Problem> {
         names.remove(known);
     }
     Ok(names.into_iter().map(|name| format!("cn:{name}")).collect())
-}
-
-/// This node as rules have it.
-fn own(identity: &Identity) -> Option<String> {
-    identity
-        .common_name()
-        .map(|name| format!("cn:{name}"))
-        .or_else(|| identity.dns().first().map(|name| format!("dns:{name}")))
-}
-
-/// Where the new node reaches this one, and the name in our certificate if no endpoint's host is one.
-fn endpoints(invite: &Invite, checked: &Checked) -> Result<(Vec<Target>, Option<String>), Problem> {
-    let identity = checked.credentials.identity();
-    let plain_name = identity
-        .dns()
-        .iter()
-        .find(|name| !name.contains('*'))
-        .cloned();
-    let any_name = plain_name.or_else(|| identity.ip().first().map(ToString::to_string));
-    let Some(name) = any_name else {
-        return Err(Problem::new(
-            "E37",
-            "this node's certificate has no name that another could expect",
-            "it carries neither a host name nor an address",
-            "issue it again with --san",
-        ));
-    };
-    if invite.public.is_empty() {
-        let port =
-            checked
-                .config
-                .tunnels
-                .iter()
-                .find_map(|tunnel| match (&tunnel.side, &tunnel.listen) {
-                    (Side::Server(_), ListenAddress::Tcp(address)) if address.port() != 0 => {
-                        Some(address.port())
-                    }
-                    _ => None,
-                });
-        let Some(port) = port else {
-            return Err(Problem::new(
-                "E38",
-                "it is not known where other nodes reach this one",
-                "no [[server]] listens on a fixed port",
-                "say it: --public HOST:PORT",
-            ));
-        };
-        return Ok((vec![Target { host: name, port }], None));
-    }
-    let carried = |host: &str| {
-        identity
-            .dns()
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(host))
-            || host
-                .parse()
-                .is_ok_and(|address| identity.ip().contains(&address))
-    };
-    let all = invite.public.iter().all(|target| carried(&target.host));
-    Ok((invite.public.clone(), (!all).then_some(name)))
-}
-
-/// The CA that our own certificate leads to: the one that the new node will be shown.
-fn pin(credentials: &Credentials) -> Result<Fingerprint, Problem> {
-    let chain: Vec<Certificate> = credentials
-        .chain()
-        .iter()
-        .filter_map(|der| Certificate::parse(der).ok())
-        .collect();
-    credentials
-        .authorities()
-        .iter()
-        .filter_map(|der| Certificate::parse(der).ok())
-        .find(|ca| chain.iter().any(|certificate| certificate.is_issued_by(ca)))
-        .map(|ca| ca.fingerprint())
-        .ok_or_else(|| {
-            Problem::new(
-                "E27",
-                "this node's CA is not found",
-                "no CA in identity.ca has signed its certificate",
-                "pgtlsproxy check says more",
-            )
-        })
 }
 
 fn read(path: &Path) -> Result<String, Problem> {

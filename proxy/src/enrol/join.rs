@@ -73,6 +73,12 @@ impl Join {
         if !self.force {
             install::refuse_existing(&self.directory).map_err(one)?;
         }
+        let (run, state) = (self.run_directory(), self.state_directory());
+        // What is wrong with the arguments or the directory shall not cost the token.
+        install::rehearse(
+            &self.directory,
+            &self.config(&Grant::default(), &token, &run, &state),
+        )?;
         let (key, csr) = request::make(&name).map_err(|failure| one(of_failure(&failure)))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -86,8 +92,6 @@ impl Join {
                 ))
             })?;
         let (grant, inviter) = runtime.block_on(enrol(&token, &csr)).map_err(one)?;
-        let run = self.run_directory();
-        let state = self.state_directory();
         let config = self.config(&grant, &token, &run, &state);
         let files = Files {
             key: &key,

@@ -5,6 +5,7 @@
 //! over the exporter of the TLS session that it sees itself (RFC 9266), so that whoever stands between two sessions
 //! can pass on nothing that is believed, and learns nothing that is of use.
 
+mod host;
 mod install;
 mod invite;
 mod join;
