@@ -11,7 +11,10 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
 
+use crate::key;
+use crate::profile::{self, NodeName};
 use crate::report::Failure;
 
 /// A request whose signature was made with the key in it.
@@ -130,4 +133,17 @@ fn name_in_words(name: &GeneralName<'_>) -> String {
         },
         other => escape(other.to_string()),
     }
+}
+
+/// A key made here, and the request for its certificate, both as PEM: for programs that send the one and keep the other.
+pub fn make(name: &NodeName) -> Result<(Zeroizing<String>, String), Failure> {
+    let failed =
+        |error: rcgen::Error| Failure::new("cannot make the request", error.to_string(), "");
+    let key = key::generate(profile::KeyAlgorithm::default())?;
+    let params = profile::request(name, &profile::all_names(name, &[]))?;
+    let request = params
+        .serialize_request(&*key)
+        .and_then(|request| request.pem())
+        .map_err(failed)?;
+    Ok((key::to_pem(&key, None)?, request))
 }

@@ -50,9 +50,9 @@ fn is_sound(place: &Place, when: &str) {
             assert_eq!(mode(&path), 0o600, "{name} {when}");
         }
         if name.starts_with('.')
-            || !Path::new(&path)
+            || Path::new(&path)
                 .extension()
-                .is_some_and(|end| end != "jsonl")
+                .is_none_or(|end| end == "jsonl")
         {
             continue;
         }

@@ -1,10 +1,14 @@
 //! The arguments, and nothing else.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use certs_tool::profile::{AltName, NodeName};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{ClientFlags, ServerFlags};
+use crate::config::{ClientFlags, Network, ServerFlags};
+use crate::net::Target;
 
 /// PostgreSQL replication over mutual TLS 1.3, one sidecar beside each server.
 #[derive(Debug, Parser)]
@@ -41,6 +45,16 @@ pub(crate) enum Command {
         after_help = "Example:\n  pgtlsproxy status --watch\n\nAsks the running daemon through its status socket ([admin] socket)."
     )]
     Status(StatusFlags),
+    /// Let a new node come: print one line for it, and wait until it has joined
+    #[command(
+        after_help = "Example:\n  pgtlsproxy invite standby1 --san standby1.example.com --from 203.0.113.7\n\nRun it beside the CA, as root. Without a name it lists the invitations that wait."
+    )]
+    Invite(InviteFlags),
+    /// Become a node by the line that `invite` printed
+    #[command(
+        after_help = "Example:\n  pgtlsproxy join -        and paste the line, so that it stands in no list of processes\n\nMakes the key here; writes key, certificate, CA, CRL and configuration, all or nothing."
+    )]
+    Join(JoinFlags),
     /// Show it at work: a primary, a standby and two sidecars on this machine, streaming
     #[command(after_help = "Example:\n  pgtlsproxy demo --seconds 30")]
     Demo(DemoFlags),
@@ -64,6 +78,102 @@ pub(crate) struct CheckFlags {
     /// Print findings as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What a rule admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AllowKind {
+    /// Physical replication: standbys, pg_basebackup
+    Physical,
+    /// Logical replication: subscriptions
+    Logical,
+    /// Ordinary connections: pg_rewind, slot sync, psql
+    Ordinary,
+}
+
+impl AllowKind {
+    /// As the configuration has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Physical => "physical",
+            Self::Logical => "logical",
+            Self::Ordinary => "ordinary",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InviteFlags {
+    /// The new node's name; without it, the invitations that wait are listed
+    pub(crate) name: Option<NodeName>,
+    /// A name in its certificate, by which others reach it; may be repeated [default: its name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) san: Vec<AltName>,
+    /// The networks or addresses that it comes from; may be repeated [default: any]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) from: Vec<Network>,
+    /// What its rule admits; may be repeated [default: physical and logical replication]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) allow: Vec<AllowKind>,
+    /// Where it reaches this node; may be repeated [default: the name in our certificate and the port we listen on]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) public: Vec<Target>,
+    /// How long the invitation waits
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
+    pub(crate) valid: Duration,
+    /// The node of that name was made anew: what it had is revoked when it joins
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Where pgtlsproxy.toml is
+    #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
+    pub(crate) dir: PathBuf,
+    /// Where the CA is [default: pki in that directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pki: Option<PathBuf>,
+    /// Read the passphrase of the CA's key from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// List the invitations that wait
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// List them as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct JoinFlags {
+    /// The line that `pgtlsproxy invite` printed; `-`: from standard input
+    pub(crate) token: String,
+    /// Where the files go
+    #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
+    pub(crate) dir: PathBuf,
+    /// Where other nodes' proxies connect: IP:PORT
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:5443")]
+    pub(crate) listen: String,
+    /// The local PostgreSQL: its Unix socket, or HOST:PORT on loopback
+    #[arg(
+        long,
+        value_name = "ADDR|SOCKET",
+        default_value = "/run/postgresql/.s.PGSQL.5432"
+    )]
+    pub(crate) postgres: String,
+    /// Where the local PostgreSQL connects: a directory for the socket .s.PGSQL.5442 [default: /run/pgtlsproxy, or run
+    /// in another --dir]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) socket_dir: Option<PathBuf>,
+    /// Replace the files of an earlier node
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Without the token.
+impl fmt::Debug for JoinFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinFlags")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Args)]

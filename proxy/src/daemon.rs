@@ -5,17 +5,19 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::admin;
-use crate::config::{Config, Limits, Source};
+use crate::config::{self, Config, Limits, Source};
+use crate::control::{self, Invitations};
 use crate::flood::Flood;
 use crate::health::Health;
 use crate::net::Listener;
+use crate::node;
 use crate::problem::Problem;
-use crate::reload::{Checked, Reading, Reloader, read};
+use crate::reload::{Checked, Reading, ReloadHandle, Reloader, read};
 use crate::session::{Registry, Shared, Tally, shutdown_farewell};
 use crate::snapshot::{Facts, TunnelFacts};
 use crate::tunnel::Tunnel;
@@ -71,6 +73,22 @@ async fn serve(
         "started"
     );
     let drain = checked.config.timeouts.drain;
+    let control = match &checked.config.control {
+        Some(path) => Some(control::listen(path).map_err(|problem| vec![problem])?),
+        None => None,
+    };
+    let interval = checked.config.node.crl_interval;
+    let (reload, asked) = ReloadHandle::new();
+    let node = Arc::new(node::Service {
+        keeper: node::Keeper::new(checked.config.identity.kept_crl.clone(), reload.clone()),
+        invitations: Arc::new(Invitations::default()),
+    });
+    let exchanging: Vec<bool> = checked
+        .config
+        .tunnels
+        .iter()
+        .map(|tunnel| checked.config.identity.kept_crl.is_some() && exchanges(tunnel))
+        .collect();
     let (reloader, settings) = Reloader::new(
         source,
         level,
@@ -82,13 +100,29 @@ async fn serve(
     drop(checked);
     let (close, closing) = watch::channel(false);
     let mut tunnels = Vec::new();
+    if let Some(listener) = control {
+        let desk = control::Desk {
+            invitations: Arc::clone(&node.invitations),
+            reload: reload.clone(),
+        };
+        tunnels.push(tokio::spawn(control::serve(
+            listener,
+            desk,
+            closing.clone(),
+        )));
+    }
     let mut facts = Facts {
         started: SystemTime::now(),
         registry: Arc::clone(&registry),
         health: Arc::clone(&health),
         tunnels: Vec::new(),
     };
-    for (listener, settings) in listeners.into_iter().zip(settings) {
+    for ((listener, settings), exchanging) in listeners.into_iter().zip(settings).zip(exchanging) {
+        if exchanging {
+            let node = Arc::clone(&node);
+            let exchange = node::exchange(settings.clone(), node, interval, closing.clone());
+            tunnels.push(tokio::spawn(exchange));
+        }
         let tally = Arc::new(Tally::default());
         facts.tunnels.push(TunnelFacts {
             listen: listener.address(),
@@ -104,6 +138,7 @@ async fn serve(
                 current: settings,
                 tally,
                 plain_cancels: Semaphore::new(PLAIN_CANCELS),
+                node: Arc::clone(&node),
             }),
             room: Arc::clone(&room),
         };
@@ -114,15 +149,14 @@ async fn serve(
         Arc::clone(&registry),
         Arc::clone(&health),
     ));
-    let reload = Arc::new(Notify::new());
-    tokio::spawn(reloader.run(Arc::clone(&reload)));
+    tokio::spawn(reloader.run(asked));
     tokio::spawn(async move { systemd::run(&health).await });
     systemd::ready();
     if let Some(listener) = status {
         serve_status(listener, facts);
     }
     while signals.next().await == Asked::Reload {
-        reload.notify_one();
+        reload.ask_without_waiting();
     }
     systemd::stopping();
     close.send_replace(true);
@@ -136,6 +170,11 @@ async fn serve(
     }
     info!("stopped");
     Ok(())
+}
+
+/// Whether this tunnel's targets are asked for CRLs: those that speak TLS at once, as a pgtlsproxy does.
+fn exchanges(tunnel: &config::Tunnel) -> bool {
+    matches!(&tunnel.side, config::Side::Client(client) if client.negotiation == config::SslNegotiation::Direct)
 }
 
 /// Opens every listener or none: one that cannot be opened ends the start.
@@ -165,7 +204,7 @@ fn open_status(config: &Config) -> Result<Option<Listener>, Vec<Problem>> {
     let Some(path) = &config.admin_socket else {
         return Ok(None);
     };
-    match Listener::bind_local(path, admin::SOCKET_MODE) {
+    match Listener::bind_socket(path, admin::SOCKET_MODE) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) => Err(vec![Problem::new(
             "O01",

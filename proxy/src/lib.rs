@@ -4,13 +4,16 @@ mod admin; // answers who asks what flows
 mod cli; // arguments, and nothing else
 mod commands; // one per subcommand: gather, decide, show
 mod config; // as written, then as meant
+mod control; // the socket through which commands ask the daemon
 mod daemon; // starts tunnels and reload; signals; drain
 mod demo; // the main job, shown on this machine
+mod enrol; // a node comes: invitation and token, invite and join
 mod flood; // keeps refused connections from flooding the log
 mod health; // what deserves a look in the running process
 mod lifetime; // warns before certificates end, and ends their sessions where asked
 mod logging; // where the log goes
 mod net; // sockets: listen, dial, options, liveness
+mod node; // the node channel: both ends of enrol, renew, crl, probe
 mod problem; // what is wrong before any connection: what, why, what to do
 mod relay; // both directions of a joined session
 mod reload; // checks, then publishes

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::identity::Fingerprint;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
@@ -72,6 +72,11 @@ pub(crate) fn read(source: &Source, in_use: Option<Fingerprint>) -> Reading {
     Reading { look, result }
 }
 
+/// The same for a command, which reads once.
+pub(crate) fn load(source: &Source) -> Result<Checked, Vec<Problem>> {
+    read(source, None).result
+}
+
 /// The only writer of the running tunnels' settings.
 pub(crate) struct Reloader {
     source: Source,
@@ -106,7 +111,7 @@ struct Wrong {
 /// What made us read the files again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
-    Signal,
+    Asked,
     Change,
 }
 
@@ -162,18 +167,21 @@ impl Reloader {
     }
 
     /// Watches the files, and reads them when `asked`, for as long as the process runs.
-    pub(crate) async fn run(mut self, asked: Arc<Notify>) {
+    pub(crate) async fn run(mut self, mut asked: mpsc::Receiver<Asker>) {
         loop {
             tokio::select! {
-                () = asked.notified() => {
+                Some(asker) = asked.recv() => {
                     systemd::reloading();
-                    self.reload(Cause::Signal).await;
+                    let outcome = self.reload(Cause::Asked).await;
                     systemd::ready();
+                    // Who does not wait reads the log.
+                    let _ = asker.send(outcome);
                 }
                 () = sleep(LOOK_EVERY) => {
                     if self.has_changed().await {
                         self.settled().await;
-                        self.reload(Cause::Change).await;
+                        // What is wrong stands in the log when it has stood for a while.
+                        let _ = self.reload(Cause::Change).await;
                     } else {
                         self.tell_what_stays_wrong();
                     }
@@ -207,7 +215,7 @@ impl Reloader {
 
     /// Reads everything again. Certificates, CRLs, rules, timeouts, targets and the log level take effect for new
     /// connections; running sessions that would not be admitted any more are ended; what needs a restart is named.
-    async fn reload(&mut self, cause: Cause) {
+    async fn reload(&mut self, cause: Cause) -> Result<(), Vec<Problem>> {
         let source = self.source.clone();
         let in_use = self.credentials.borrow().identity().fingerprint();
         let Reading { look, result } = patiently(move || read(&source, Some(in_use))).await;
@@ -216,6 +224,7 @@ impl Reloader {
             Ok(checked) => {
                 self.wrong = None;
                 self.publish(checked).await;
+                Ok(())
             }
             Err(problems) => {
                 let now = Instant::now();
@@ -224,16 +233,17 @@ impl Reloader {
                     .as_ref()
                     .is_some_and(|wrong| wrong.problems == problems);
                 self.wrong = Some(Wrong {
-                    problems,
+                    problems: problems.clone(),
                     since: before.as_ref().map_or(now, |wrong| wrong.since),
                     unchanged_since: now,
                     told: same && before.is_some_and(|wrong| wrong.told),
                 });
-                if cause == Cause::Signal {
+                if cause == Cause::Asked {
                     self.tell_what_is_wrong();
                 } else {
                     self.tell_what_stays_wrong();
                 }
+                Err(problems)
             }
         }
     }
@@ -312,6 +322,42 @@ impl Reloader {
         });
         // A panic in it is logged by the runtime.
         judged.await.unwrap_or_default()
+    }
+}
+
+/// Where a reload's outcome is told.
+pub(crate) type Asker = oneshot::Sender<Result<(), Vec<Problem>>>;
+
+/// Asks for a reload: by a signal, through the control socket, for a CRL that came from another node.
+#[derive(Clone)]
+pub(crate) struct ReloadHandle(mpsc::Sender<Asker>);
+
+impl ReloadHandle {
+    /// The handle, and where the reloader hears of it.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Asker>) {
+        let (sender, receiver) = mpsc::channel(4);
+        (Self(sender), receiver)
+    }
+
+    /// Asks, and waits for the outcome.
+    pub(crate) async fn ask(&self) -> Result<(), Vec<Problem>> {
+        let (asker, outcome) = oneshot::channel();
+        let ending = || {
+            vec![Problem::new(
+                "E36",
+                "nothing is reloaded any more",
+                "the daemon is ending",
+                "start it again; it reads everything then",
+            )]
+        };
+        self.0.send(asker).await.map_err(|_| ending())?;
+        outcome.await.unwrap_or_else(|_| Err(ending()))
+    }
+
+    /// Asks; how it went stands in the log. Where others wait for a reload already, theirs serves.
+    pub(crate) fn ask_without_waiting(&self) {
+        let (asker, _) = oneshot::channel();
+        let _ = self.0.try_send(asker);
     }
 }
 

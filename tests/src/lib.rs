@@ -7,6 +7,7 @@
     reason = "the whole crate is test code: a step that fails is a test that fails"
 )]
 
+pub mod enrolment;
 mod files;
 pub mod link;
 mod log;

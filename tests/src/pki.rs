@@ -200,6 +200,22 @@ impl Pki {
         self.identity(name)
     }
 
+    /// The same identity with its CA's certificate behind its own.
+    pub fn with_ca_behind(&self, identity: &Identity) -> Identity {
+        let both = [&identity.cert, &identity.ca].map(|path| fs::read_to_string(path).unwrap());
+        let cert = identity.cert.with_extension("chain");
+        fs::write(&cert, both.concat()).unwrap();
+        Identity {
+            cert,
+            ..identity.clone()
+        }
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Revokes all that was issued under this name.
     pub fn revoke(&self, name: &str) {
         self.certs_tool(&["revoke", name]).unwrap();
@@ -238,6 +254,22 @@ impl Pki {
 }
 
 impl Identity {
+    /// Files that lie in a directory of their own: `NAME.crt`, `NAME.key`, `ca.crt`.
+    pub fn in_dir(dir: Scratch, name: &str) -> Self {
+        let [cert, key, ca] = [
+            format!("{name}.crt"),
+            format!("{name}.key"),
+            "ca.crt".to_owned(),
+        ]
+        .map(|file| dir.path().join(file));
+        Self {
+            cert,
+            key,
+            ca,
+            dir: Arc::new(dir),
+        }
+    }
+
     /// The `[identity]` table of a configuration file.
     pub fn toml(&self) -> String {
         let [cert, key, ca] = [&self.cert, &self.key, &self.ca].map(|path| path.display());

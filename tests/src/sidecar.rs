@@ -49,6 +49,13 @@ impl Sidecar {
         Self::start(name, dir, command, config)
     }
 
+    /// Starts `pgtlsproxy run` in a directory that has a configuration already, which gets a log to be read by field.
+    #[track_caller]
+    pub fn run_there(name: &str, dir: Scratch) -> Self {
+        let config = fs::read_to_string(dir.path().join("pgtlsproxy.toml")).unwrap();
+        Self::start(name, dir, mortal(pgtlsproxy(), "KILL"), &config)
+    }
+
     /// As [`Sidecar::run`], on a port that the configuration names: for a log that is not JSON.
     #[track_caller]
     pub fn run_at(port: u16, name: &str, config: &str) -> Self {
@@ -201,6 +208,11 @@ impl Sidecar {
     pub fn rewrite(&self, config: &str) {
         let path: PathBuf = self.dir.path().join("pgtlsproxy.toml");
         fs::write(path, completed(config, self.dir.path())).unwrap();
+    }
+
+    /// Its configuration file as it is now.
+    pub fn config(&self) -> String {
+        fs::read_to_string(self.dir.path().join("pgtlsproxy.toml")).unwrap()
     }
 
     /// Sends a signal.

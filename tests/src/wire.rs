@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
@@ -25,6 +26,8 @@ use crate::wait::PATIENCE;
 
 /// The ALPN name of PostgreSQL's direct TLS.
 pub const ALPN: &str = "postgresql";
+/// The ALPN name of the node channel.
+pub const ALPN_NODE: &str = "pgtlsproxy-node/1";
 /// SSLRequest.
 pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// GSSENCRequest.
@@ -201,13 +204,18 @@ impl Wire {
 
     /// Goes on with TLS as its server, asking for no certificate.
     pub fn serve_tls(self, identity: &Identity) -> io::Result<Self> {
+        self.serve_tls_for(identity, ALPN)
+    }
+
+    /// As [`Wire::serve_tls`], for this ALPN protocol.
+    pub fn serve_tls_for(self, identity: &Identity, alpn: &str) -> io::Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(resolver(identity, &provider)));
-        config.alpn_protocols = vec![ALPN.into()];
+        config.alpn_protocols = vec![alpn.into()];
         let mut connection = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
         let mut stream = self.into_tcp();
         while connection.is_handshaking() {
@@ -285,6 +293,32 @@ impl Wire {
         let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
         let body = self.read_exactly(length as usize - 4);
         [head, body].concat()
+    }
+
+    /// Connects to the node channel, with or without a certificate.
+    pub fn node(address: SocketAddr, identity: Option<&Identity>) -> Self {
+        Self::tcp(address).tls(identity, &[ALPN_NODE]).unwrap()
+    }
+
+    /// Sends one body of the node channel, its length before it.
+    pub fn send_body(&mut self, body: &[u8]) {
+        let length = u32::try_from(body.len()).unwrap();
+        self.send(&[&length.to_be_bytes(), body].concat());
+    }
+
+    /// Reads one body of the node channel.
+    #[track_caller]
+    pub fn read_body(&mut self) -> Vec<u8> {
+        let head = self.read_exactly(4);
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        self.read_exactly(length as usize)
+    }
+
+    /// Asks on the node channel and reads the answer.
+    #[track_caller]
+    pub fn ask_node(&mut self, request: &Value) -> Value {
+        self.send_body(request.to_string().as_bytes());
+        serde_json::from_slice(&self.read_body()).unwrap()
     }
 
     /// Answers a startup as PostgreSQL does, with this key for cancelling.

@@ -28,6 +28,7 @@ pub mod identity;
 pub mod lag;
 pub mod message;
 pub mod negotiation;
+pub mod node;
 pub mod policy;
 pub mod replication;
 pub mod startup;

@@ -164,6 +164,18 @@ impl Policy {
         })
     }
 
+    /// Whether some rule admits this peer for replication of either kind, as some user.
+    #[must_use]
+    pub fn may_replicate(&self, identity: &Identity, address: Option<IpAddr>) -> bool {
+        self.rules.as_ref().is_none_or(|rules| {
+            rules.iter().any(|rule| {
+                rule.identity.matches(identity)
+                    && rule.admits_address(address)
+                    && (rule.physical || rule.logical)
+            })
+        })
+    }
+
     /// The rules that can never admit anybody, by their place, and why.
     #[must_use]
     pub fn dead_rules(&self) -> Vec<(usize, String)> {

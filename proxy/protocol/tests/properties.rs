@@ -259,6 +259,28 @@ proptest! {
     ) {
         checks::crl(&data);
     }
+
+    #[test]
+    fn node_bodies_are_read_or_refused(data in damaged(node_body())) {
+        checks::node(&data);
+        checks::node(&[&u32::try_from(data.len()).unwrap().to_be_bytes(), &data[..]].concat());
+    }
+}
+
+/// Requests and answers that are nearly right.
+fn node_body() -> impl Strategy<Value = Vec<u8>> {
+    let verbs = [
+        "enrol", "renew", "crl", "probe", "enrolled", "renewed", "probed", "refused", "x",
+    ];
+    let word = "[ -~\\n]{0,30}";
+    (select(verbs.to_vec()), word, vec(word, 0..3)).prop_map(|(verb, text, list)| {
+        let text = format!("{text:?}");
+        format!(
+            "{{\"verb\":\"{verb}\",\"answer\":\"{verb}\",\"invitation\":{text},\"proof\":{text},\"request\":{text},\
+             \"crls\":{list:?},\"grant\":{text},\"certificate\":{text},\"ca\":{text},\"crl\":{text},\"later\":{list:?}}}"
+        )
+        .into_bytes()
+    })
 }
 
 const CERTIFICATES: [&[u8]; 4] = [

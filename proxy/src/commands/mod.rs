@@ -2,6 +2,8 @@
 
 mod check;
 mod demo;
+mod invite;
+mod join;
 mod status;
 
 use std::process::ExitCode;
@@ -19,6 +21,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Run(flag) => daemon::run(Source::File(flag.config)).map(|()| ExitCode::SUCCESS),
         Command::Check(flags) => check::run(&flags),
         Command::Status(flags) => status::run(&flags).map(|()| ExitCode::SUCCESS),
+        Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Join(flags) => join::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -18,6 +18,10 @@ pub(crate) struct File {
     #[serde(default)]
     pub(crate) client: Vec<Client>,
     #[serde(default)]
+    pub(crate) node: Node,
+    #[serde(default)]
+    pub(crate) control: Control,
+    #[serde(default)]
     pub(crate) limits: Limits,
     #[serde(default)]
     pub(crate) timeouts: Timeouts,
@@ -78,6 +82,19 @@ pub(crate) struct Client {
     pub(crate) min_tls: Option<String>,
     #[serde(default)]
     pub(crate) plaintext_off_host: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) crl_interval: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Control {
+    pub(crate) socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]

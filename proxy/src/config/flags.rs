@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::file::{Admin, Allow, Client, File, Identity, Limits, Log, Relay, Server, Timeouts};
+use super::file::{
+    Admin, Allow, Client, Control, File, Identity, Limits, Log, Node, Relay, Server, Timeouts,
+};
 
 /// This node's certificate and whom it trusts.
 #[derive(Debug, Clone, Args)]
@@ -128,6 +130,8 @@ fn file(
         },
         server,
         client,
+        node: Node::default(),
+        control: Control::default(),
         limits: Limits::default(),
         timeouts: Timeouts::default(),
         log: Log {

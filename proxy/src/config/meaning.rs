@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,9 +14,10 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
 use super::file::{self, File};
+use super::network::Network;
 use super::{
-    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, OnExpiry, Records, Server,
-    Side, SslNegotiation, Timeouts, Tunnel,
+    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Node, OnExpiry, Records,
+    Server, Side, SslNegotiation, Timeouts, Tunnel,
 };
 use crate::net::{ListenAddress, PostgresAddress};
 use crate::problem::Problem;
@@ -39,6 +40,14 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             file.identity.on_expiry.as_deref(),
             OnExpiry::Keep,
             &[("keep", OnExpiry::Keep), ("close", OnExpiry::Close)],
+        ),
+        kept_crl: findings.kept_crl(&file, base),
+    };
+    let node = Node {
+        crl_interval: findings.duration(
+            "node.crl_interval",
+            file.node.crl_interval.as_deref(),
+            Duration::from_secs(60),
         ),
     };
     let mut tunnels = Vec::new();
@@ -104,6 +113,8 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
         Ok(Config {
             identity,
             tunnels,
+            node,
+            control: file.control.socket.as_ref().map(|path| base.join(path)),
             limits,
             timeouts,
             log,
@@ -125,6 +136,18 @@ struct Findings {
 impl Findings {
     fn error(&mut self, what: impl Into<String>, why: impl Into<String>, way_out: &str) {
         self.errors.push(Problem::new("C03", what, why, way_out));
+    }
+
+    fn kept_crl(&mut self, file: &File, base: &Path) -> Option<PathBuf> {
+        let state = file.node.state.as_ref()?;
+        if file.identity.crl.is_none() {
+            self.error(
+                "`node.state` is set without `identity.crl`",
+                "CRLs that come from other nodes add to that file, and nothing is revoked without it",
+                "set identity.crl, or take node.state out",
+            );
+        }
+        Some(base.join(state).join(KEPT_CRL))
     }
 
     fn server(&mut self, name: String, server: &file::Server, base: &Path) -> Option<Tunnel> {
@@ -199,7 +222,8 @@ impl Findings {
             Some(networks) => {
                 let parsed: Vec<_> = networks
                     .iter()
-                    .filter_map(|network| self.network(place, network))
+                    .filter_map(|network| self.parse::<Network>(place, "from", network))
+                    .map(|network| network.0)
                     .collect();
                 if parsed.len() != networks.len() {
                     return None;
@@ -233,14 +257,6 @@ impl Findings {
             databases: Names::new(allow.databases.clone()),
             application_names: Names::new(allow.application_names.clone()),
         })
-    }
-
-    /// CIDR, or a single address.
-    fn network(&mut self, place: &str, text: &str) -> Option<IpNet> {
-        match text.parse::<std::net::IpAddr>() {
-            Ok(address) => Some(IpNet::from(address)),
-            Err(_) => self.parse(place, "from", text),
-        }
     }
 
     fn client(&mut self, name: String, client: &file::Client, base: &Path) -> Option<Tunnel> {
@@ -483,6 +499,9 @@ fn numbered(name: &str, index: usize, count: usize) -> String {
         name.to_owned()
     }
 }
+
+/// The file in `node.state`.
+const KEPT_CRL: &str = "ca.crl";
 
 /// No step of a connection may take longer, whatever the file says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -4,6 +4,7 @@
 mod file;
 mod flags;
 mod meaning;
+mod network;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::net::{ListenAddress, PostgresAddress, Target};
 use crate::problem::Problem;
 
 pub(crate) use flags::{ClientFlags, ServerFlags};
+pub(crate) use network::Network;
 
 /// Where a configuration comes from, so that a reload can read it again.
 #[derive(Debug, Clone)]
@@ -29,6 +31,9 @@ pub(crate) enum Source {
 pub(crate) struct Config {
     pub(crate) identity: IdentityFiles,
     pub(crate) tunnels: Vec<Tunnel>,
+    pub(crate) node: Node,
+    /// Where commands ask the daemon; None: nowhere.
+    pub(crate) control: Option<PathBuf>,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) log: Log,
@@ -48,6 +53,8 @@ pub(crate) struct IdentityFiles {
     pub(crate) crl: Option<PathBuf>,
     pub(crate) crl_expiry: CrlExpiry,
     pub(crate) on_expiry: OnExpiry,
+    /// Where CRLs are kept that came from other nodes; the newer of it and `crl` counts.
+    pub(crate) kept_crl: Option<PathBuf>,
 }
 
 impl IdentityFiles {
@@ -56,8 +63,16 @@ impl IdentityFiles {
         [&self.cert, &self.key, &self.ca]
             .into_iter()
             .chain(&self.crl)
+            .chain(&self.kept_crl)
             .map(PathBuf::as_path)
     }
+}
+
+/// What goes on between nodes beside the sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// How often CRLs are exchanged with the targets of client tunnels.
+    pub(crate) crl_interval: Duration,
 }
 
 /// What an expired CRL means. An expired CRL is the commonest outage that people make for themselves.

@@ -55,8 +55,8 @@ impl Listener {
         bound.map_err(|source| BindError::new(address.clone(), source))
     }
 
-    /// A Unix socket of ours, open to whom its mode lets in.
-    pub(crate) fn bind_local(path: &Path, mode: u32) -> Result<Self, BindError> {
+    /// A Unix socket of this mode that is no tunnel's.
+    pub(crate) fn bind_socket(path: &Path, mode: u32) -> Result<Self, BindError> {
         bind_unix(path, mode)
             .map_err(|source| BindError::new(ListenAddress::Unix(path.to_owned()), source))
     }

@@ -19,7 +19,7 @@ use super::record::SessionRecord;
 use crate::config::Records;
 use crate::net::{Stream, linger};
 use crate::relay::Wire;
-use crate::tls::{Accepted, Asked, Credentials, PeerCertificate, accept};
+use crate::tls::{Accepted, Asked, Credentials, Handshaken, NodeTls, PeerCertificate, accept};
 
 /// How long a refusal may take to be sent and read.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -52,19 +52,23 @@ impl Opened {
     }
 }
 
-/// Opens one connection; whoever is refused has been told when this returns.
+/// What a connection turned out to be: a session, or the node channel, from which none can be made.
+pub(crate) enum Arrived {
+    Session(Opened),
+    Node(Box<NodeTls>),
+}
+
+/// Opens one connection by `deadline`, which is `within` from its start; whoever is refused has been told when this
+/// returns.
 pub(crate) async fn open(
     stream: Stream,
     leg: &DownstreamLeg,
-    within: Duration,
+    (deadline, within): (Instant, Duration),
     record: &mut SessionRecord,
-) -> Result<Opened, End> {
-    let clock = Clock {
-        deadline: Instant::now() + within,
-        within,
-    };
+) -> Result<Arrived, End> {
+    let clock = Clock { deadline, within };
     match leg {
-        DownstreamLeg::Plain { .. } => open_plain(stream, &clock).await,
+        DownstreamLeg::Plain { .. } => open_plain(stream, &clock).await.map(Arrived::Session),
         DownstreamLeg::Mtls {
             credentials,
             plain_cancel,
@@ -121,7 +125,7 @@ async fn open_mtls(
     mtls: Mtls<'_>,
     clock: &Clock,
     record: &mut SessionRecord,
-) -> Result<Opened, End> {
+) -> Result<Arrived, End> {
     let mut negotiation = Negotiation::new(ListenerKind::Tls {
         plain_cancel: mtls.plain_cancel,
     });
@@ -134,11 +138,11 @@ async fn open_mtls(
             match negotiate(&mut stream, &mut negotiation, Some(first), clock).await {
                 Ok(Negotiated::Tls) => (Asked::BySslRequest, vec![]),
                 Ok(Negotiated::Request(request)) => {
-                    return Ok(Opened {
+                    return Ok(Arrived::Session(Opened {
                         wire: Wire::Plain(stream),
                         certificate: None,
                         request,
-                    });
+                    }));
                 }
                 Err(end) => return Err(told(&mut stream, end).await),
             }
@@ -150,7 +154,7 @@ async fn open_mtls(
         read,
         records: mtls.records,
     };
-    let established = clock
+    let handshaken = clock
         .within(Stage::Tls, accept(accepted, mtls.credentials))
         .await?
         .map_err(|failed| {
@@ -159,17 +163,27 @@ async fn open_mtls(
             }
             End::Tls(failed.refusal)
         })?;
+    let established = match handshaken {
+        Handshaken::Session(established) => established,
+        Handshaken::Node(tls) => {
+            record.id(tls.id());
+            if let Some(certificate) = tls.certificate() {
+                record.certificate(certificate);
+            }
+            return Ok(Arrived::Node(tls));
+        }
+    };
     let certificate = Arc::new(established.peer);
     record.id(established.id);
     record.certificate(&certificate);
     record.tls(established.parameters);
     let mut wire = Wire::Tls(established.tls);
     match negotiate(&mut wire, &mut negotiation, None, clock).await {
-        Ok(Negotiated::Request(request)) => Ok(Opened {
+        Ok(Negotiated::Request(request)) => Ok(Arrived::Session(Opened {
             wire,
             certificate: Some(certificate),
             request,
-        }),
+        })),
         // TLS inside TLS is refused by the negotiation, so this does not come about.
         Ok(Negotiated::Tls) => Err(End::NotPostgres { first_byte: 0 }),
         Err(end) => Err(told(&mut wire, end).await),

@@ -10,6 +10,7 @@ use protocol::negotiation::CloseReason;
 use protocol::startup::StartupError;
 use tracing::Level;
 
+use crate::node::Outcome;
 use crate::relay::{Ended, Side};
 
 /// A step of a connection's way up to its request.
@@ -54,6 +55,8 @@ pub(crate) enum End {
     Cancelled,
     /// A cancel request whose key belongs to no session of the same tunnel and identity.
     CancelUnknown,
+    /// It was of the node channel, not of PostgreSQL.
+    Node(Outcome),
     /// The relay ran.
     Relayed(Ended),
     /// It ran until new CAs, CRLs or rules, or the end of a certificate, admitted it no longer.
@@ -89,6 +92,7 @@ impl End {
             Self::Unreachable(_) => (Level::WARN, "unreachable", false),
             Self::Cancelled => (Level::INFO, "cancelled", true),
             Self::CancelUnknown => (Level::WARN, "cancel_unknown", true),
+            Self::Node(outcome) => (outcome.level, "node", true),
             Self::Relayed(Ended::Finished) => (Level::INFO, "finished", false),
             Self::Relayed(Ended::Stopped) => (Level::INFO, "stopped", false),
             Self::Relayed(Ended::StoppedMidMessage) => (Level::WARN, "stopped_mid_message", false),
@@ -109,6 +113,7 @@ impl End {
             Self::Tls(refusal) | Self::Refused(refusal) | Self::Unreachable(refusal) => refusal.id,
             Self::Malformed(error) => error.id(),
             Self::Unspoken(reason) => reason.id(),
+            Self::Node(outcome) => outcome.cause,
             other => other.meaning().label,
         }
     }
@@ -137,6 +142,7 @@ impl End {
             | Self::Tls(_)
             | Self::Cancelled
             | Self::CancelUnknown
+            | Self::Node(_)
             | Self::Relayed(_)
             | Self::Dismissed { .. } => None,
         }
@@ -177,6 +183,7 @@ impl fmt::Display for End {
             Self::CancelUnknown => f.write_str(
                 "cancel request with a key of no live session of this tunnel and identity [W15]",
             ),
+            Self::Node(outcome) => f.write_str(&outcome.text),
             Self::Relayed(ended) => match ended {
                 Ended::Finished => f.write_str("closed in order"),
                 Ended::Stopped => f.write_str("ended from outside at a message boundary"),

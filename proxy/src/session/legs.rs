@@ -13,6 +13,7 @@ use crate::config::{self, Records, Side, SslNegotiation, Timeouts};
 use crate::flood::Flood;
 use crate::health::Health;
 use crate::net::{PostgresAddress, Target};
+use crate::node::Service;
 use crate::tls::Credentials;
 
 /// A tunnel as its connections see it: two legs, and the limits.
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) tally: Arc<Tally>,
     /// Plaintext cancels on their way; more at once are dropped, since anybody may send them.
     pub(crate) plain_cancels: Semaphore,
+    pub(crate) node: Arc<Service>,
 }
 
 pub(crate) enum DownstreamLeg {
@@ -104,6 +106,13 @@ impl Settings {
     }
 }
 
+/// The far side of a client tunnel, for what goes beside its sessions.
+pub(crate) struct Far<'a> {
+    pub(crate) credentials: &'a Credentials,
+    pub(crate) targets: &'a [Target],
+    pub(crate) server_name: Option<&'a str>,
+}
+
 impl Settings {
     /// `server` or `client`, and where it leads.
     pub(crate) fn side_and_upstream(&self) -> (&'static str, Vec<String>) {
@@ -112,6 +121,43 @@ impl Settings {
             UpstreamLeg::Mtls { targets, .. } => {
                 ("client", targets.iter().map(ToString::to_string).collect())
             }
+        }
+    }
+
+    /// The far side; None for a server tunnel.
+    pub(crate) fn far(&self) -> Option<Far<'_>> {
+        match &self.upstream {
+            UpstreamLeg::Plain { .. } => None,
+            UpstreamLeg::Mtls {
+                credentials,
+                targets,
+                server_name,
+                ..
+            } => Some(Far {
+                credentials,
+                targets,
+                server_name: server_name.as_deref(),
+            }),
+        }
+    }
+
+    /// Whoever comes by TLS: by which credentials and rules.
+    pub(crate) fn near(&self) -> Option<(&Credentials, &Policy)> {
+        match &self.downstream {
+            DownstreamLeg::Plain { .. } => None,
+            DownstreamLeg::Mtls {
+                credentials,
+                policy,
+                ..
+            } => Some((credentials, policy)),
+        }
+    }
+
+    /// The PostgreSQL behind a server tunnel.
+    pub(crate) fn postgres(&self) -> Option<&PostgresAddress> {
+        match &self.upstream {
+            UpstreamLeg::Plain { postgres } => Some(postgres),
+            UpstreamLeg::Mtls { .. } => None,
         }
     }
 }

@@ -18,9 +18,9 @@ use protocol::negotiation::Request;
 use protocol::policy::{Permit, authorise_cancel, permit_local};
 use protocol::startup::{CancelRequest, StartupMessage};
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use downstream::Opened;
+use downstream::{Arrived, Opened};
 use end::End;
 use legs::DownstreamLeg;
 use observer::Observer;
@@ -28,10 +28,11 @@ use record::SessionRecord;
 use registry::{About, KeyOwner};
 
 use crate::net::{Peer, Stream};
+use crate::node;
 use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
-pub(crate) use legs::{Settings, Shared, shutdown_farewell};
+pub(crate) use legs::{Far, Settings, Shared, shutdown_farewell};
 pub(crate) use meter::Tally;
 pub(crate) use observer::now;
 pub(crate) use registry::{Live, Registry};
@@ -69,7 +70,7 @@ async fn converse(accepted: Accepted, record: &mut SessionRecord) -> End {
         shared,
     } = accepted;
     // Boxed, so that what only a handshake needs is freed when it is over: most of a session's life is its relay.
-    let opened = match Box::pin(admit(stream, peer, slot, &settings, record)).await {
+    let opened = match Box::pin(admit(stream, peer, slot, &settings, &shared, record)).await {
         Ok(opened) => opened,
         Err(end) => return end,
     };
@@ -80,12 +81,13 @@ async fn converse(accepted: Accepted, record: &mut SessionRecord) -> End {
     }
 }
 
-/// Opens the connection, unless its address is refused or it must give way.
+/// Opens the connection, unless its address is refused or it must give way. A connection of the node channel ends here.
 async fn admit(
     stream: Stream,
     peer: Peer,
     slot: Slot,
     settings: &Settings,
+    shared: &Shared,
     record: &mut SessionRecord,
 ) -> Result<Opened, End> {
     if let (DownstreamLeg::Mtls { policy, .. }, Peer::Tcp(address)) = (&settings.downstream, peer)
@@ -104,12 +106,22 @@ async fn admit(
         });
     }
     let limit = slot.limit();
-    let opening = downstream::open(
-        stream,
-        &settings.downstream,
-        settings.timeouts.handshake,
-        record,
-    );
+    let within = settings.timeouts.handshake;
+    let deadline = Instant::now() + within;
+    let opening = async {
+        let leg = &settings.downstream;
+        let tls = match downstream::open(stream, leg, (deadline, within), record).await? {
+            Arrived::Session(opened) => return Ok(opened),
+            Arrived::Node(tls) => tls,
+        };
+        let context = node::Context {
+            settings,
+            service: &shared.node,
+            peer,
+            deadline,
+        };
+        Err(End::Node(Box::pin(node::serve(*tls, &context)).await))
+    };
     tokio::select! {
         opened = opening => opened,
         () = slot.evicted() => Err(End::Evicted { limit }),

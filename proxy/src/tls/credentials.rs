@@ -23,6 +23,7 @@ use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
 use zeroize::Zeroizing;
 
 use super::again::within_validity;
+use super::crls::{Merged, merge};
 use super::explain::{explain_handshake, now};
 use super::papers::Paper;
 use super::provider::provider;
@@ -35,10 +36,20 @@ use crate::watch::LARGEST_FILE;
 pub(crate) struct Credentials {
     identity: Identity,
     certified: Arc<CertifiedKey>,
-    client_verifier: Arc<dyn ClientCertVerifier>,
-    server_verifier: Arc<WebPkiServerVerifier>,
+    /// The same with the CAs behind it, for whoever knows them by a fingerprint only.
+    node_certified: Arc<CertifiedKey>,
+    verifiers: Verifiers,
+    authorities: Vec<CertificateDer<'static>>,
+    crls: Vec<CertificateRevocationListDer<'static>>,
     on_expiry: OnExpiry,
     papers: Vec<Paper>,
+}
+
+struct Verifiers {
+    client: Arc<dyn ClientCertVerifier>,
+    /// As `client`, but no certificate at all is no fault.
+    node: Arc<dyn ClientCertVerifier>,
+    server: Arc<WebPkiServerVerifier>,
 }
 
 /// Credentials that can be used, and what deserves a look all the same.
@@ -70,26 +81,28 @@ impl Credentials {
         let (Some(chain), Some(cas), Some(crls)) = (chain, cas, crls) else {
             return Err(findings.errors);
         };
+        let crls = findings.with_kept(files, &cas, crls);
         let papers = findings.judge(files, &chain, &cas, &crls);
         let certified = key.and_then(|key| findings.certified(files, &chain, key));
         let verifiers = findings.verifiers(files, &cas, &crls);
-        let (Some(certified), Some((client_verifier, server_verifier))) = (certified, verifiers)
-        else {
+        let (Some(certified), Some(verifiers)) = (certified, verifiers) else {
             return Err(findings.errors);
         };
         let Some(identity) = chain.first().and_then(|leaf| Identity::parse(leaf).ok()) else {
             return Err(findings.errors);
         };
         if findings.errors.is_empty() {
-            findings.verify_own(files, &chain, client_verifier.as_ref());
+            findings.verify_own(files, &chain, verifiers.client.as_ref());
         }
         if findings.errors.is_empty() {
             Ok(Loaded {
                 credentials: Self {
                     identity,
+                    node_certified: with_authorities(&certified, &cas),
                     certified,
-                    client_verifier,
-                    server_verifier,
+                    verifiers,
+                    authorities: cas,
+                    crls,
                     on_expiry: files.on_expiry,
                     papers,
                 },
@@ -116,12 +129,35 @@ impl Credentials {
         &self.papers
     }
 
+    /// Our certificate and what we send behind it.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
+    /// The CAs that peers must lead to.
+    pub(crate) fn authorities(&self) -> &[CertificateDer<'static>] {
+        &self.authorities
+    }
+
+    /// The CRLs that handshakes go by.
+    pub(crate) fn crls(&self) -> &[CertificateRevocationListDer<'static>] {
+        &self.crls
+    }
+
     pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        Arc::clone(&self.client_verifier)
+        Arc::clone(&self.verifiers.client)
+    }
+
+    pub(super) fn node_verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.verifiers.node)
     }
 
     pub(super) fn server_verifier(&self) -> Arc<WebPkiServerVerifier> {
-        Arc::clone(&self.server_verifier)
+        Arc::clone(&self.verifiers.server)
+    }
+
+    pub(super) fn node_resolver(&self) -> Arc<dyn ResolvesServerCert> {
+        Arc::new(SingleCertAndKey::from(Arc::clone(&self.node_certified)))
     }
 
     pub(super) fn server_resolver(&self) -> Arc<dyn ResolvesServerCert> {
@@ -214,6 +250,46 @@ impl Findings {
                 None
             }
         }
+    }
+
+    /// The newer of what the file has and what came from other nodes; what cannot be read of the latter is passed over,
+    /// since it comes again.
+    fn with_kept(
+        &mut self,
+        files: &IdentityFiles,
+        cas: &[CertificateDer<'static>],
+        crls: Vec<CertificateRevocationListDer<'static>>,
+    ) -> Vec<CertificateRevocationListDer<'static>> {
+        let Some(path) = files.kept_crl.as_ref().filter(|path| path.exists()) else {
+            return crls;
+        };
+        let kept = read_bounded(path)
+            .map_err(|error| error.to_string())
+            .and_then(|pem| {
+                CertificateRevocationListDer::pem_slice_iter(&pem)
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|error| error.to_string())
+            });
+        let merged = match kept {
+            Ok(kept) => merge(cas, &crls, kept),
+            Err(why) => Merged {
+                crls,
+                refused: vec![why],
+                ..Merged::default()
+            },
+        };
+        for why in merged.refused {
+            self.warnings.push(
+                Problem::new(
+                    "K05",
+                    format!("{} is not used", path.display()),
+                    why,
+                    "remove it; the other nodes send their CRL again",
+                )
+                .warning(),
+            );
+        }
+        merged.crls
     }
 
     fn damaged(&mut self, path: &Path, error: &PemError) {
@@ -394,7 +470,7 @@ impl Findings {
         files: &IdentityFiles,
         cas: &[CertificateDer<'static>],
         crls: &[CertificateRevocationListDer<'static>],
-    ) -> Option<(Arc<dyn ClientCertVerifier>, Arc<WebPkiServerVerifier>)> {
+    ) -> Option<Verifiers> {
         let mut roots = RootCertStore::empty();
         let (_, unusable) = roots.add_parsable_certificates(cas.iter().cloned());
         if roots.is_empty() || unusable > 0 {
@@ -419,9 +495,14 @@ impl Findings {
             client = client.enforce_revocation_expiration();
             server = server.enforce_revocation_expiration();
         }
-        match (client.build(), server.build()) {
-            (Ok(client), Ok(server)) => Some((client, server)),
-            (Err(error), _) | (_, Err(error)) => {
+        let node = client.clone().allow_unauthenticated();
+        match (client.build(), node.build(), server.build()) {
+            (Ok(client), Ok(node), Ok(server)) => Some(Verifiers {
+                client,
+                node,
+                server,
+            }),
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
                 let path = files.crl.as_ref().unwrap_or(&files.ca);
                 self.error(
                     "F03",
@@ -466,6 +547,20 @@ impl Findings {
             );
         }
     }
+}
+
+/// The chain with every CA behind it that is not in it already.
+fn with_authorities(
+    certified: &CertifiedKey,
+    cas: &[CertificateDer<'static>],
+) -> Arc<CertifiedKey> {
+    let mut chain = certified.cert.clone();
+    for ca in cas {
+        if !chain.contains(ca) {
+            chain.push(ca.clone());
+        }
+    }
+    Arc::new(CertifiedKey::new(chain, Arc::clone(&certified.key)))
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {

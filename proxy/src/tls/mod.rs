@@ -5,9 +5,11 @@ mod again;
 mod client;
 mod connection;
 mod credentials;
+mod crls;
 mod explain;
 mod handshake;
 mod hello;
+mod node;
 mod papers;
 mod provider;
 mod server;
@@ -21,9 +23,11 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 pub(crate) use client::{Dialled, connect};
 pub(crate) use connection::Tls;
 pub(crate) use credentials::{Credentials, Loaded};
+pub(crate) use crls::{Merged, merge};
 pub(crate) use explain::{alert_from_peer, explain_read};
 pub(crate) use hello::SessionId;
-pub(crate) use server::{Accepted, Asked, accept};
+pub(crate) use node::{BINDING, NodeTls, Trust, connect_node};
+pub(crate) use server::{Accepted, Asked, Handshaken, accept};
 
 /// ALPN of a PostgreSQL session, as libpq 17 and later offer it (protocol-flow, "SSL Session Encryption").
 pub(crate) const ALPN_POSTGRESQL: &[u8] = b"postgresql";

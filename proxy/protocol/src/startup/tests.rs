@@ -57,7 +57,7 @@ fn the_slot_sync_worker_and_pg_rewind_are_ordinary() {
         startup(b"user\0rep\0database\0replication\0").replication(),
         Replication::None
     );
-    assert_eq!(startup(b"user\0rep\0").application_names(), [[]; 0]);
+    assert!(startup(b"user\0rep\0").application_names().is_empty());
 }
 
 #[test]

@@ -16,6 +16,9 @@ use protocol::message::{
     sqlstate_of_error, without_scram_plus,
 };
 use protocol::negotiation::{Answer, ListenerKind, Negotiation, Opening, Request, classify};
+use protocol::node::{
+    Answer as NodeAnswer, HEAD, MAX_FROM_NODE, Request as NodeRequest, parse_head,
+};
 use protocol::replication::{Clock, Keepalive, Lsn, StandbyStatusUpdate, XLogData};
 use protocol::startup::{
     FirstPacket, MAX_NAME, MAX_STARTUP_PACKET, encode_startup, parse_packet, parse_packet_length,
@@ -26,7 +29,7 @@ use protocol::watch::Watch;
 pub(crate) type Check = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const CHECKS: [Check; 10] = [
+pub(crate) const CHECKS: [Check; 11] = [
     ("startup", startup),
     ("negotiation", negotiation),
     ("message_walker", message_walker),
@@ -37,6 +40,7 @@ pub(crate) const CHECKS: [Check; 10] = [
     ("identity_pattern", identity_pattern),
     ("certificate", certificate),
     ("crl", crl),
+    ("node", node),
 ];
 
 /// First packets: as they are, as the parameters of one, and as the options in one.
@@ -460,4 +464,34 @@ fn worded(faults: &[Fault]) {
 
 fn is_showable(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_control)
+}
+
+/// A head and what follows it, as the node channel reads them; and the bytes as a body by themselves.
+pub(crate) fn node(data: &[u8]) {
+    if let Some((head, rest)) = data.split_first_chunk::<HEAD>()
+        && let Ok(length) = parse_head(*head, MAX_FROM_NODE)
+    {
+        assert!((1..=MAX_FROM_NODE).contains(&length));
+        node_body(rest.get(..length).unwrap_or(rest));
+    }
+    node_body(data);
+}
+
+/// What is understood is said again in the same sense.
+fn node_body(body: &[u8]) {
+    match NodeRequest::parse(body) {
+        Ok(request) => {
+            if let Ok(encoded) = request.encode() {
+                assert_eq!(NodeRequest::parse(&encoded[HEAD..]), Ok(request));
+            }
+        }
+        Err(error) => assert!(is_showable(&error.to_string())),
+    }
+    if let Ok(answer) = NodeAnswer::parse(body)
+        && let Ok(encoded) = answer.encode()
+    {
+        let (head, body) = encoded.split_first_chunk::<HEAD>().unwrap();
+        assert_eq!(parse_head(*head, MAX_FROM_NODE), Ok(body.len()));
+        assert_eq!(NodeAnswer::parse(body), Ok(answer));
+    }
 }

@@ -1,0 +1,88 @@
+//! What commands and daemon say to each other on the control socket: one JSON object a line, versioned and bounded.
+//! A secret is never among it: an enrolment is judged by the command, from the proof and what it is bound to.
+
+use protocol::node::{Answer, Enrol, Refused};
+use serde::{Deserialize, Serialize};
+
+/// Of this socket's language.
+pub(crate) const VERSION: u32 = 1;
+/// The longest line, in bytes: a grant with the largest CRL that the node channel carries.
+pub(crate) const LONGEST_LINE: usize = 2 * protocol::node::MAX_FROM_NODE;
+
+/// A command's first line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) version: u32,
+    #[serde(flatten)]
+    pub(crate) ask: Ask,
+}
+
+/// What a command wants.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// Read every file again, and say how it went.
+    Reload,
+    /// Wait for who comes with this invitation, for as long as the connection stays open.
+    Invite(Invitation),
+    /// Which invitations wait.
+    Invitations,
+}
+
+/// An invitation as the daemon knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Invitation {
+    /// Made from the secret, and tells nothing of it.
+    pub(crate) id: String,
+    /// The node that is invited.
+    pub(crate) name: String,
+    /// The last second (Unix time).
+    pub(crate) expires: i64,
+}
+
+/// What the daemon says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub(crate) enum Reply {
+    /// It is done.
+    Done,
+    /// It is not done.
+    Refused { problems: Vec<Refused> },
+    /// The invitation waits.
+    Waiting,
+    /// The invitations that wait.
+    Invitations { invitations: Vec<Invitation> },
+    /// Somebody came with the invitation; a [`Verdict`] is wanted.
+    Enrol {
+        enrol: Enrol,
+        /// The TLS session's exporter, in hexadecimal.
+        binding: String,
+        address: String,
+    },
+    /// Whether the last verdict's answer was sent.
+    Sent { sent: bool },
+    /// The invitation's time is over.
+    Late,
+}
+
+/// The command's word on an enrolment.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Verdict {
+    pub(crate) answer: Answer,
+    /// Whether the invitation is at its end with this, and how.
+    pub(crate) over: Option<Over>,
+}
+
+/// How an invitation ends; later comers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Over {
+    /// A node has joined with it.
+    Used,
+    /// Nobody came in time.
+    Late,
+    /// Too many came with a wrong proof.
+    Void,
+    /// The command was ended.
+    TakenBack,
+}

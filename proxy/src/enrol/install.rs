@@ -1,0 +1,153 @@
+//! A new node's files: all are written and judged under a name of their own, by the loader that the daemon uses, and
+//! put in their places only then, the configuration last. Without it nothing counts, so it is all or nothing.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Group, Uid};
+use tempfile::Builder;
+
+use super::CONFIG;
+use crate::config::{Config, Source};
+use crate::problem::Problem;
+use crate::reload::{Checked, load};
+
+/// The group that the daemon runs as, where packages made it.
+const GROUP: &str = "pgtlsproxy";
+
+/// In the order in which they are put in place: what a file names comes before it.
+pub(super) struct Files<'a> {
+    pub(super) key: &'a str,
+    pub(super) certificate: &'a str,
+    pub(super) ca: &'a str,
+    pub(super) crl: &'a str,
+    pub(super) config: &'a str,
+}
+
+pub(super) const KEY: &str = "node.key";
+pub(super) const CERTIFICATE: &str = "node.crt";
+pub(super) const CA: &str = "ca.crt";
+pub(super) const CRL: &str = "ca.crl";
+const NAMES: [&str; 5] = [KEY, CERTIFICATE, CA, CRL, CONFIG];
+
+/// Refuses a directory that holds one of the files already.
+pub(super) fn refuse_existing(directory: &Path) -> Result<(), Problem> {
+    let existing = NAMES
+        .map(|name| directory.join(name))
+        .into_iter()
+        .find(|path| path.symlink_metadata().is_ok());
+    match existing {
+        None => Ok(()),
+        Some(path) => Err(Problem::new(
+            "E06",
+            format!("{} exists already", path.display()),
+            "this host may be a node; nothing was changed, and the token has not been used",
+            "--force replaces its files; --dir DIR makes a second node",
+        )),
+    }
+}
+
+/// Whether the directory can be written in, and the configuration would be understood; leaves nothing behind.
+pub(super) fn rehearse(directory: &Path, config: &str) -> Result<(), Vec<Problem>> {
+    let failed = |error: io::Error| {
+        vec![Problem::new(
+            "E07",
+            format!("the files cannot be written in {}", directory.display()),
+            error.to_string(),
+            "make room, or run this as root; the token has not been used",
+        )]
+    };
+    fs::create_dir_all(directory).map_err(failed)?;
+    let mut file = Builder::new()
+        .prefix(".join-")
+        .suffix(".toml")
+        .tempfile_in(directory)
+        .map_err(failed)?;
+    file.write_all(config.as_bytes()).map_err(failed)?;
+    Config::load(&Source::File(file.path().to_owned())).map(drop)
+}
+
+/// Writes, judges, puts in place. Gives what the daemon will see.
+pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Vec<Problem>> {
+    let failed = |error: io::Error| {
+        vec![Problem::new(
+            "E07",
+            format!("the files cannot be written in {}", directory.display()),
+            error.to_string(),
+            "make room, or run this as root; then ask for a new token: pgtlsproxy invite --replace NAME",
+        )]
+    };
+    fs::create_dir_all(directory).map_err(failed)?;
+    // 0700: until they are in place, the files are nobody else's business.
+    let staging = Builder::new()
+        .prefix(".join-")
+        .tempdir_in(directory)
+        .map_err(failed)?;
+    let contents = [
+        files.key,
+        files.certificate,
+        files.ca,
+        files.crl,
+        files.config,
+    ];
+    for (name, content) in NAMES.into_iter().zip(contents) {
+        let secret = name == KEY;
+        write(&staging.path().join(name), content, secret).map_err(failed)?;
+    }
+    let checked = load(&Source::File(staging.path().join(CONFIG)))?;
+    for name in NAMES {
+        fs::rename(staging.path().join(name), directory.join(name)).map_err(failed)?;
+    }
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed)?;
+    Ok(checked)
+}
+
+/// Makes a directory that the daemon writes in.
+pub(super) fn make_for_daemon(path: &PathBuf) -> Result<(), Problem> {
+    let made = || {
+        fs::create_dir_all(path)?;
+        let directory = File::open(path)?;
+        if let Some(group) = daemons_group() {
+            fchown(&directory, None, Some(group.gid.as_raw()))?;
+            directory.set_permissions(Permissions::from_mode(0o770))?;
+        }
+        io::Result::Ok(())
+    };
+    made().map_err(|error| {
+        Problem::new(
+            "E08",
+            format!("the directory {} cannot be made", path.display()),
+            error.to_string(),
+            "make it, and let the daemon's user write in it",
+        )
+    })
+}
+
+fn write(path: &Path, content: &str, secret: bool) -> io::Result<()> {
+    let mode = if secret { 0o600 } else { 0o644 };
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    // The umask may have taken what the daemon needs.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(content.as_bytes())?;
+    if let Some(group) = daemons_group().filter(|_| secret) {
+        // PostgreSQL's own rule for a server key: 0640 where root owns it.
+        fchown(&file, None, Some(group.gid.as_raw()))?;
+        file.set_permissions(Permissions::from_mode(0o640))?;
+    }
+    file.sync_all()
+}
+
+fn daemons_group() -> Option<Group> {
+    if !Uid::effective().is_root() {
+        return None;
+    }
+    Group::from_name(GROUP).ok().flatten()
+}

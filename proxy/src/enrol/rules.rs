@@ -1,0 +1,235 @@
+//! Writes an allow rule into a configuration that a person wrote: comments, order and form stay. The new file is judged
+//! by the daemon's own loader before it takes the old one's place.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, fchown};
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+use tempfile::Builder;
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value, value};
+
+use super::CONFIG;
+use crate::config::Source;
+use crate::problem::Problem;
+use crate::reload::load;
+
+/// Whom to admit, and for what. What is None is left as an earlier rule has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rule {
+    /// As `cn:standby1`.
+    pub(super) identity: String,
+    pub(super) from: Option<Vec<String>>,
+    pub(super) replication: Option<Vec<String>>,
+    pub(super) ordinary: Option<bool>,
+}
+
+impl Rule {
+    pub(super) fn of(identity: String) -> Self {
+        Self {
+            identity,
+            from: None,
+            replication: None,
+            ordinary: None,
+        }
+    }
+}
+
+/// Puts the rules into the first `[[server]]` of this directory's configuration; true if anything had to be changed.
+/// `others` are written only where there has been no rule: with the first one, whoever has none is shut out.
+pub(super) fn admit(directory: &Path, rule: &Rule, others: &[Rule]) -> Result<bool, Vec<Problem>> {
+    let path = directory.join(CONFIG);
+    let failed = |error: io::Error| {
+        vec![Problem::new(
+            "E23",
+            format!("the rule cannot be written into {}", path.display()),
+            error.to_string(),
+            "run this command as the owner of that file, usually root",
+        )]
+    };
+    // Two at once would each lose the other's rule. The lock is a file of its own, since the other is replaced.
+    let lock = File::create(directory.join(".lock")).map_err(failed)?;
+    let _lock =
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))?;
+    let target = fs::canonicalize(&path).map_err(failed)?;
+    let old = fs::read_to_string(&target).map_err(failed)?;
+    let new = edit(&old, rule, others).map_err(|why| {
+        vec![Problem::new(
+            "E24",
+            format!("no rule can be added to {}", path.display()),
+            why,
+            format!(
+                "add it by hand: [[server.allow]] identity = \"{}\", then run this again",
+                rule.identity
+            ),
+        )]
+    })?;
+    if new == old {
+        return Ok(false);
+    }
+    let beside = target.parent().unwrap_or(directory);
+    let mut file = Builder::new()
+        .prefix(".pgtlsproxy.")
+        .suffix(".toml")
+        .tempfile_in(beside)
+        .map_err(failed)?;
+    file.write_all(new.as_bytes()).map_err(failed)?;
+    let metadata = fs::metadata(&target).map_err(failed)?;
+    file.as_file()
+        .set_permissions(metadata.permissions())
+        .map_err(failed)?;
+    // Without the right to it, the file is ours and stays so.
+    let _ = fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()));
+    file.as_file().sync_all().map_err(failed)?;
+    load(&Source::File(file.path().to_owned()))?;
+    file.persist(&target).map_err(|error| failed(error.error))?;
+    File::open(beside)
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed)?;
+    Ok(true)
+}
+
+/// The text with the rule in it, unchanged if it has been there.
+fn edit(text: &str, rule: &Rule, others: &[Rule]) -> Result<String, String> {
+    let mut document: DocumentMut = text
+        .parse()
+        .map_err(|error: toml_edit::TomlError| error.to_string())?;
+    let server = document
+        .get_mut("server")
+        .and_then(Item::as_array_of_tables_mut)
+        .and_then(|servers| servers.get_mut(0))
+        .ok_or("it has no [[server]] table, through which another node could come")?;
+    let allow = server
+        .entry("allow")
+        .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+    match allow {
+        Item::ArrayOfTables(tables) => {
+            if tables.is_empty() {
+                for other in others {
+                    tables.push(table(other));
+                }
+            }
+            let known = tables
+                .iter_mut()
+                .find(|table| is_of(table.get("identity"), rule));
+            match known {
+                Some(known) => set(known, rule),
+                None => tables.push(table(rule)),
+            }
+        }
+        Item::Value(Value::Array(rules)) => {
+            let known = rules.iter().any(|known| {
+                known
+                    .as_inline_table()
+                    .is_some_and(|known| is_identity(known, rule))
+            });
+            if !known {
+                let others = if rules.is_empty() { others } else { &[] };
+                for rule in others.iter().chain([rule]) {
+                    rules.push(table(rule).into_inline_table());
+                }
+            }
+        }
+        _ => return Err("`server.allow` is no list of rules".to_owned()),
+    }
+    Ok(document.to_string())
+}
+
+fn is_of(identity: Option<&Item>, rule: &Rule) -> bool {
+    identity.and_then(Item::as_str) == Some(&*rule.identity)
+}
+
+fn is_identity(known: &InlineTable, rule: &Rule) -> bool {
+    known.get("identity").and_then(Value::as_str) == Some(&*rule.identity)
+}
+
+fn table(rule: &Rule) -> Table {
+    let mut table = Table::new();
+    table.insert("identity", value(&rule.identity));
+    set(&mut table, rule);
+    table
+}
+
+fn set(table: &mut Table, rule: &Rule) {
+    let list = |list: &[String]| value(list.iter().collect::<Array>());
+    let mut put = |key: &str, item: Item| {
+        // What says the same already keeps its form.
+        let same = table
+            .get(key)
+            .is_some_and(|old| old.to_string().trim() == item.to_string().trim());
+        if !same {
+            table.insert(key, item);
+        }
+    };
+    if let Some(from) = &rule.from {
+        put("from", list(from));
+    }
+    if let Some(replication) = &rule.replication {
+        put("replication", list(replication));
+    }
+    if let Some(ordinary) = rule.ordinary {
+        put("ordinary", value(ordinary));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "# ours\n[identity]\ncert = 'c' # leaf\n\n[[server]]\nlisten   = \"0.0.0.0:5443\"\n\n[[server.allow]] # the first\nidentity = \"cn:a\"\n\n[log]\nlevel = \"info\"\n";
+
+    #[test]
+    fn a_rule_is_added_behind_the_others_and_nothing_else_changes() {
+        let rule = Rule {
+            from: Some(vec!["10.0.0.0/8".to_owned()]),
+            ..Rule::of("cn:b".to_owned())
+        };
+        let new = edit(TEXT, &rule, &[]).unwrap();
+        let expected = TEXT.replace(
+            "\n[log]",
+            "\n[[server.allow]]\nidentity = \"cn:b\"\nfrom = [\"10.0.0.0/8\"]\n\n[log]",
+        );
+        assert_eq!(new.replace("\n\n", "\n"), expected.replace("\n\n", "\n"));
+        assert_eq!(
+            edit(&new, &rule, &[]).unwrap(),
+            new,
+            "a second time there is nothing to do"
+        );
+    }
+
+    #[test]
+    fn what_was_asked_changes_a_known_rule_and_the_rest_of_it_stays() {
+        let rule = Rule {
+            ordinary: Some(true),
+            ..Rule::of("cn:a".to_owned())
+        };
+        let new = edit(TEXT, &rule, &[]).unwrap();
+        assert!(
+            new.contains("[[server.allow]] # the first\nidentity = \"cn:a\"\nordinary = true\n"),
+            "{new}"
+        );
+        assert_eq!(new.matches("identity = ").count(), 1);
+    }
+
+    #[test]
+    fn with_the_first_rule_nobody_is_shut_out() {
+        let text = "[[server]]\nlisten = \"0.0.0.0:5443\"\n";
+        let others = [Rule::of("cn:old".to_owned())];
+        let new = edit(text, &Rule::of("cn:new".to_owned()), &others).unwrap();
+        assert!(new.contains("cn:old") && new.contains("cn:new"), "{new}");
+        let new = edit(TEXT, &Rule::of("cn:new".to_owned()), &others).unwrap();
+        assert!(!new.contains("cn:old"), "{new}");
+    }
+
+    #[test]
+    fn rules_on_one_line_stay_there() {
+        let text = "[[server]]\nallow = [{ identity = \"cn:a\" }]\n";
+        let new = edit(text, &Rule::of("cn:b".to_owned()), &[]).unwrap();
+        assert!(
+            new.contains("cn:a") && new.contains("cn:b") && !new.contains("[[server.allow]]"),
+            "{new}"
+        );
+        assert!(edit("[[client]]\n", &Rule::of("cn:b".to_owned()), &[]).is_err());
+    }
+}
