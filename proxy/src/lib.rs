@@ -5,6 +5,7 @@ mod commands; // one per subcommand: gather, decide, show
 mod config; // as written, then as meant
 mod daemon; // starts tunnels and reload; signals; drain
 mod demo; // the main job, shown on this machine
+mod doctor; // why replication does not flow
 mod flood; // keeps refused connections from flooding the log
 mod logging; // where the log goes
 mod net; // sockets: listen, dial, options, liveness

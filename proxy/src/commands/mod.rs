@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 
 use std::process::ExitCode;
 
@@ -10,6 +11,9 @@ use crate::config::Source;
 use crate::daemon;
 use crate::problem::Problem;
 
+/// Exit status of `check` and `doctor` where nothing but warnings was found.
+const WARNINGS_ONLY: u8 = 3;
+
 /// Runs the command; what went wrong is for `main` to print.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
     match cli.command {
@@ -17,6 +21,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Client(flags) => daemon::run(Source::Client(flags)).map(|()| ExitCode::SUCCESS),
         Command::Run(flag) => daemon::run(Source::File(flag.config)).map(|()| ExitCode::SUCCESS),
         Command::Check(flags) => check::run(&flags),
+        Command::Doctor(flags) => doctor::run(&flags),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -31,6 +31,7 @@ use crate::waiting::Slot;
 
 pub(crate) use legs::{Settings, Shared, shutdown_farewell};
 pub(crate) use registry::Registry;
+pub(crate) use upstream::{broken_target, cannot_reach_target, no_tls_there, silent_target};
 
 /// How long PostgreSQL may take to act on a cancel request and close.
 const CANCEL_TAKES: Duration = Duration::from_secs(10);
