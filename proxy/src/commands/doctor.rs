@@ -35,7 +35,8 @@ pub(super) fn run(flags: &DoctorFlags) -> Result<ExitCode, Vec<Problem>> {
         }
     };
     if flags.json {
-        let text = serde_json::to_string_pretty(&report).map_err(|error| failed(error.to_string()))?;
+        let text =
+            serde_json::to_string_pretty(&report).map_err(|error| failed(error.to_string()))?;
         println!("{text}");
     } else {
         println!("{report}");

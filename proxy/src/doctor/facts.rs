@@ -29,6 +29,10 @@ pub(crate) struct Facts {
     pub(crate) backend: Option<Backend>,
     pub(crate) cluster: Option<Cluster>,
     /// What the proxy on the other host sees.
+    #[expect(
+        dead_code,
+        reason = "the node channel will fill it, and the judge read it"
+    )]
     pub(crate) far: Option<Far>,
     /// What could not be looked at, and why.
     pub(crate) unseen: Vec<String>,
@@ -106,7 +110,10 @@ pub(crate) enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Password {
     /// No line of the passfile fits.
-    Missing { passfile: String, line: String },
+    Missing {
+        passfile: String,
+        line: String,
+    },
     /// libpq ignores the file.
     Ignored {
         passfile: String,
@@ -337,19 +344,32 @@ impl Cluster {
         let Some(server) = &self.server else {
             return false;
         };
-        let receives = server.receiver.as_ref().is_some_and(|receiver| {
-            receiver.status.as_deref() == Some("streaming")
-        });
-        let subscribed = server.subscriptions.iter().filter(|one| one.enabled).count() > 0
-            && server.subscriptions.iter().all(|one| !one.enabled || one.running);
+        let receives = server
+            .receiver
+            .as_ref()
+            .is_some_and(|receiver| receiver.status.as_deref() == Some("streaming"));
+        let subscribed = server
+            .subscriptions
+            .iter()
+            .filter(|one| one.enabled)
+            .count()
+            > 0
+            && server
+                .subscriptions
+                .iter()
+                .all(|one| !one.enabled || one.running);
         receives || (!server.about.in_recovery && subscribed)
     }
 
     pub(crate) fn system_identifier(&self) -> Option<&str> {
-        let asked = self.server.as_ref().map(|server| server.about.system_identifier.as_str());
-        asked
-            .filter(|id| !id.is_empty())
-            .or(self.control.as_ref().map(|control| control.system_identifier.as_str()))
+        let asked = self
+            .server
+            .as_ref()
+            .map(|server| server.about.system_identifier.as_str());
+        asked.filter(|id| !id.is_empty()).or(self
+            .control
+            .as_ref()
+            .map(|control| control.system_identifier.as_str()))
     }
 
     pub(crate) fn timeline(&self) -> Option<u32> {

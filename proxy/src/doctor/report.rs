@@ -127,7 +127,10 @@ impl Report {
             }
             Some(first) if first.severity == Severity::Warning => (
                 Verdict::Warnings,
-                format!("nothing stands in the way; look at: {} [{}]", first.what, first.id),
+                format!(
+                    "nothing stands in the way; look at: {} [{}]",
+                    first.what, first.id
+                ),
             ),
             _ if unseen.is_empty() => (Verdict::Ok, "all well".to_owned()),
             _ => (Verdict::Ok, "all well as far as could be seen".to_owned()),
@@ -150,7 +153,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.listen.is_empty() {
-            writeln!(f, "tunnel   {}: {} -> {}", self.tunnel, self.listen, self.leads_to)?;
+            writeln!(
+                f,
+                "tunnel   {}: {} -> {}",
+                self.tunnel, self.listen, self.leads_to
+            )?;
         }
         if let Some(cluster) = &self.cluster {
             writeln!(f, "cluster  {cluster}")?;
@@ -162,8 +169,16 @@ impl fmt::Display for Report {
                 State::Problem => "PROBLEM",
                 State::Skipped => "skipped",
             };
-            writeln!(f, "{:<8} {state:<8} {}", judged.layer.name(), judged.seen.join("; "))?;
-            let found = self.findings.iter().filter(|finding| finding.layer == judged.layer);
+            writeln!(
+                f,
+                "{:<8} {state:<8} {}",
+                judged.layer.name(),
+                judged.seen.join("; ")
+            )?;
+            let found = self
+                .findings
+                .iter()
+                .filter(|finding| finding.layer == judged.layer);
             for finding in found {
                 let severity = match finding.severity {
                     Severity::Error => "problem",

@@ -196,9 +196,8 @@ async fn reach(
     let mut stream = dial_target(target, deadline)
         .await
         .map_err(|error| cannot_reach_target(target, &error))?;
-    let failed = |error: io::Error| {
-        explain_read(&error).unwrap_or_else(|| broken_target(target, &error))
-    };
+    let failed =
+        |error: io::Error| explain_read(&error).unwrap_or_else(|| broken_target(target, &error));
     stream
         .prepare()
         .and_then(|()| stream.notice_dead_peer(route.dead_peer))

@@ -42,9 +42,13 @@ pub(super) struct Place {
 
 /// `VERSION/NAME` as Debian has it.
 pub(super) fn debian(cluster: &str) -> Option<PathBuf> {
-    let conf = Path::new("/etc/postgresql").join(cluster).join("postgresql.conf");
-    let data = conf_value(&conf, "data_directory")
-        .map_or_else(|| Path::new("/var/lib/postgresql").join(cluster), PathBuf::from);
+    let conf = Path::new("/etc/postgresql")
+        .join(cluster)
+        .join("postgresql.conf");
+    let data = conf_value(&conf, "data_directory").map_or_else(
+        || Path::new("/var/lib/postgresql").join(cluster),
+        PathBuf::from,
+    );
     data.join("PG_VERSION").is_file().then_some(data)
 }
 
@@ -59,7 +63,12 @@ pub(super) fn behind(socket: &Path) -> Option<PathBuf> {
 /// Every cluster in the places of Debian and RHEL.
 pub(super) fn known() -> Vec<PathBuf> {
     let children = |parent: &Path| -> Vec<PathBuf> {
-        fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+        fs::read_dir(parent)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect()
     };
     let mut found: Vec<PathBuf> = children(Path::new("/etc/postgresql"))
         .iter()
@@ -82,13 +91,25 @@ pub(super) fn place(data: &Path) -> Result<Place, String> {
     let user = User::from_uid(uid).ok().flatten();
     let owner = Owner {
         uid,
-        gid: user.as_ref().map_or(Gid::from_raw(metadata.gid()), |user| user.gid),
-        name: user.as_ref().map_or_else(|| uid.to_string(), |user| user.name.clone()),
+        gid: user
+            .as_ref()
+            .map_or(Gid::from_raw(metadata.gid()), |user| user.gid),
+        name: user
+            .as_ref()
+            .map_or_else(|| uid.to_string(), |user| user.name.clone()),
         home: user.map_or_else(|| PathBuf::from("/"), |user| user.dir),
     };
-    let name = data.strip_prefix("/var/lib/postgresql").ok().and_then(Path::to_str);
-    let conf = name.map(|name| Path::new("/etc/postgresql").join(name).join("postgresql.conf"));
-    let mut words = quoted_words(&fs::read_to_string(data.join("postmaster.opts")).unwrap_or_default());
+    let name = data
+        .strip_prefix("/var/lib/postgresql")
+        .ok()
+        .and_then(Path::to_str);
+    let conf = name.map(|name| {
+        Path::new("/etc/postgresql")
+            .join(name)
+            .join("postgresql.conf")
+    });
+    let mut words =
+        quoted_words(&fs::read_to_string(data.join("postmaster.opts")).unwrap_or_default());
     if words.is_empty() {
         words = vec![String::new(), "-D".to_owned(), data.display().to_string()];
         if let Some(conf) = conf.filter(|conf| conf.is_file()) {
@@ -106,7 +127,10 @@ pub(super) fn place(data: &Path) -> Result<Place, String> {
         .chain(packaged.map(PathBuf::from))
         .find(|path| path.is_file());
     let log = name.map(|name| {
-        PathBuf::from(format!("/var/log/postgresql/postgresql-{}.log", name.replace('/', "-")))
+        PathBuf::from(format!(
+            "/var/log/postgresql/postgresql-{}.log",
+            name.replace('/', "-")
+        ))
     });
     Ok(Place {
         data: data.to_owned(),
@@ -124,13 +148,18 @@ impl Place {
         let has = |name: &str| self.data.join(name).exists();
         let version = read("PG_VERSION");
         // `10` and later, or `9.6` and the like.
-        let major = version.trim().split('.').next().and_then(|major| major.parse().ok());
+        let major = version
+            .trim()
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok());
         let major = major.unwrap_or_default();
         let pid_file = read("postmaster.pid");
         let lines: Vec<_> = pid_file.lines().map(str::trim).collect();
         let line = |number: usize| lines.get(number).copied().unwrap_or_default();
         let running = line(0).parse::<u32>().is_ok_and(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("post"))
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.starts_with("post"))
         });
         let socket = (running && !line(4).is_empty())
             .then(|| Path::new(line(4)).join(format!(".s.PGSQL.{}", line(3))));
@@ -143,7 +172,10 @@ impl Place {
             socket,
             standby_signal: has("standby.signal"),
             recovery_conf,
-            control: fs::read(self.data.join("global/pg_control")).ok().as_deref().and_then(control),
+            control: fs::read(self.data.join("global/pg_control"))
+                .ok()
+                .as_deref()
+                .and_then(control),
             log: self.log_tail(running.then(|| line(0))),
             unreadable: self.unreadable(),
             ..Cluster::default()
@@ -152,8 +184,12 @@ impl Place {
             self.ask_stopped(&mut cluster, unseen);
         }
         if recovery_conf && major < 12 {
-            cluster.settings.extend(conf_values(&self.data.join("recovery.conf")));
-            cluster.standby_signal = cluster.setting("standby_mode").starts_with(['o', 't', 'y', '1']);
+            cluster
+                .settings
+                .extend(conf_values(&self.data.join("recovery.conf")));
+            cluster.standby_signal = cluster
+                .setting("standby_mode")
+                .starts_with(['o', 't', 'y', '1']);
         }
         cluster
     }
@@ -161,7 +197,9 @@ impl Place {
     /// What a stopped server would start with, by its own reader.
     fn ask_stopped(&self, cluster: &mut Cluster, unseen: &mut Vec<String>) {
         let Some(postgres) = &self.postgres else {
-            unseen.push("what the stopped server would start with: its program is not found".to_owned());
+            unseen.push(
+                "what the stopped server would start with: its program is not found".to_owned(),
+            );
             return;
         };
         for name in std::iter::once(&"port").chain(WANTED) {
@@ -249,14 +287,23 @@ impl Place {
             return Vec::new();
         }
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<_> = text.lines().map(|line| super::walsender::plain(line.as_bytes())).collect();
-        lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().to_vec()
+        let lines: Vec<_> = text
+            .lines()
+            .map(|line| super::walsender::plain(line.as_bytes()))
+            .collect();
+        lines
+            .get(lines.len().saturating_sub(3)..)
+            .unwrap_or_default()
+            .to_vec()
     }
 }
 
 pub(super) fn first_lines(text: &str, count: usize) -> String {
     let lines = text.trim().lines().take(count);
-    lines.map(|line| super::walsender::plain(line.trim().as_bytes())).collect::<Vec<_>>().join("; ")
+    lines
+        .map(|line| super::walsender::plain(line.trim().as_bytes()))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// postmaster.opts: the program and its arguments, each but the first in double quotes.
@@ -266,7 +313,10 @@ fn quoted_words(text: &str) -> Vec<String> {
         return line.split_whitespace().map(str::to_owned).collect();
     };
     let rest = rest.strip_suffix('"').unwrap_or(rest);
-    std::iter::once(program).chain(rest.split("\" \"")).map(str::to_owned).collect()
+    std::iter::once(program)
+        .chain(rest.split("\" \""))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// pg_control (src/include/catalog/pg_control.h): system identifier, version of this file, state, and the last
@@ -292,7 +342,9 @@ fn conf_value(path: &Path, name: &str) -> Option<String> {
 fn conf_values(path: &Path) -> BTreeMap<String, String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = |line: &str| {
-        let (name, rest) = line.trim_start().split_once(|c: char| c == '=' || c.is_whitespace())?;
+        let (name, rest) = line
+            .trim_start()
+            .split_once(|c: char| c == '=' || c.is_whitespace())?;
         let rest = rest.trim_start().trim_start_matches('=').trim_start();
         let value = match rest.strip_prefix('\'') {
             None => rest.split('#').next().unwrap_or_default().trim().to_owned(),
@@ -324,7 +376,13 @@ mod tests {
         let opts = "/usr/lib/postgresql/15/bin/postgres \"-D\" \"/data\" \"-c\" \"port=1\"\n";
         assert_eq!(
             quoted_words(opts),
-            ["/usr/lib/postgresql/15/bin/postgres", "-D", "/data", "-c", "port=1"]
+            [
+                "/usr/lib/postgresql/15/bin/postgres",
+                "-D",
+                "/data",
+                "-c",
+                "port=1"
+            ]
         );
     }
 
@@ -337,7 +395,14 @@ mod tests {
             bytes[16..20].copy_from_slice(&5_u32.to_ne_bytes());
             bytes[at..at + 4].copy_from_slice(&3_u32.to_ne_bytes());
             let read = control(&bytes).unwrap();
-            assert_eq!((read.system_identifier.as_str(), read.timeline, read.in_recovery), ("7", 3, true));
+            assert_eq!(
+                (
+                    read.system_identifier.as_str(),
+                    read.timeline,
+                    read.in_recovery
+                ),
+                ("7", 3, true)
+            );
         }
         assert_eq!(control(&[0; 20]), None);
     }

@@ -34,7 +34,10 @@ impl Conninfo {
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(key)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// Host as written, for the passfile; the first of several.
@@ -49,14 +52,23 @@ impl Conninfo {
     }
 
     pub(super) fn port(&self) -> u16 {
-        self.get("port").and_then(|port| first(port).parse().ok()).unwrap_or(5432)
+        self.get("port")
+            .and_then(|port| first(port).parse().ok())
+            .unwrap_or(5432)
     }
 
     /// The string without its password, which must not stand in a command line.
     pub(super) fn without_password(&self) -> String {
-        let words = self.0.iter().filter(|(key, _)| *key != "password").map(|(key, value)| {
-            format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
-        });
+        let words = self
+            .0
+            .iter()
+            .filter(|(key, _)| *key != "password")
+            .map(|(key, value)| {
+                format!(
+                    "{key}='{}'",
+                    value.replace('\\', "\\\\").replace('\'', "\\'")
+                )
+            });
         words.collect::<Vec<_>>().join(" ")
     }
 }
@@ -99,7 +111,13 @@ pub(super) fn password(
         .get("passfile")
         .map_or_else(|| home.join(".pgpass"), PathBuf::from);
     let shown = passfile.display().to_string();
-    let wanted = [conninfo.host(), &conninfo.port().to_string(), database, user].map(escaped);
+    let wanted = [
+        conninfo.host(),
+        &conninfo.port().to_string(),
+        database,
+        user,
+    ]
+    .map(escaped);
     let missing = || Password::Missing {
         passfile: shown.clone(),
         line: format!("{}:PASSWORD", wanted.join(":")),
@@ -140,7 +158,13 @@ pub(super) fn password(
     if let Err(error) = opened.and_then(|mut file| file.read_to_string(&mut text)) {
         return Err(ignored(error.to_string(), format!("look at {shown}")));
     }
-    let plain = [conninfo.host(), &conninfo.port().to_string(), database, user].map(str::to_owned);
+    let plain = [
+        conninfo.host(),
+        &conninfo.port().to_string(),
+        database,
+        user,
+    ]
+    .map(str::to_owned);
     text.lines()
         .find_map(|line| matching(line.trim_end_matches('\r'), &plain))
         .ok_or_else(missing)
@@ -177,7 +201,8 @@ mod tests {
 
     #[test]
     fn conninfo_is_read_as_libpq_reads_it() {
-        let parsed = Conninfo::parse(r"host = '/run/x' port=5442 password='it\'s \\ x' user=a\ b").unwrap();
+        let parsed =
+            Conninfo::parse(r"host = '/run/x' port=5442 password='it\'s \\ x' user=a\ b").unwrap();
         for (key, value) in [
             ("host", "/run/x"),
             ("port", "5442"),
@@ -203,7 +228,11 @@ mod tests {
             ("h:5442:replication:rep", None),
         ] {
             let found = matching(line, &wanted);
-            assert_eq!(found.as_ref().map(|found| found.as_str()), password, "{line}");
+            assert_eq!(
+                found.as_ref().map(|found| found.as_str()),
+                password,
+                "{line}"
+            );
         }
     }
 }

@@ -52,7 +52,8 @@ pub(crate) struct Subject {
 
 /// Everything known about the tunnel that `flags` mean.
 pub(crate) async fn gather(flags: &DoctorFlags) -> Result<(Subject, Facts), Failure> {
-    let config = Config::load(&Source::File(flags.config.config.clone())).map_err(Failure::Config)?;
+    let config =
+        Config::load(&Source::File(flags.config.config.clone())).map_err(Failure::Config)?;
     let mut unseen = Vec::new();
     let place = find_cluster(flags, &config, &mut unseen)?;
     let named = match &flags.tunnel {
@@ -118,7 +119,11 @@ fn subject(tunnel: &Tunnel, facts: &Facts) -> Subject {
                 (None, true) => "not asked",
                 (None, false) => "not running",
             };
-            format!("{} (PostgreSQL {}, {role})", cluster.data.display(), cluster.major)
+            format!(
+                "{} (PostgreSQL {}, {role})",
+                cluster.data.display(),
+                cluster.major
+            )
         }),
     }
 }
@@ -145,10 +150,14 @@ fn by_role<'a>(config: &'a Config, cluster: Option<&Cluster>) -> &'a Tunnel {
     let is_client = |tunnel: &&Tunnel| matches!(tunnel.side, config::Side::Client(_));
     let follows = cluster.is_some_and(|cluster| {
         // A copy of the first timeline that follows nobody has lost its signal file.
-        let never_promoted = cluster.timeline() == Some(1) && !cluster.setting("primary_conninfo").is_empty();
+        let never_promoted =
+            cluster.timeline() == Some(1) && !cluster.setting("primary_conninfo").is_empty();
         cluster.in_recovery().unwrap_or(cluster.standby_signal) || never_promoted
     });
-    let wanted = config.tunnels.iter().find(|tunnel| is_client(tunnel) == follows);
+    let wanted = config
+        .tunnels
+        .iter()
+        .find(|tunnel| is_client(tunnel) == follows);
     wanted.unwrap_or(&config.tunnels[0])
 }
 
@@ -227,7 +236,12 @@ fn load_credentials(config: &Config, facts: &mut Facts) -> Option<Arc<Credential
     }
 }
 
-async fn server_side(tunnel: &Tunnel, server: &config::Server, facts: &mut Facts, deadline: Instant) {
+async fn server_side(
+    tunnel: &Tunnel,
+    server: &config::Server,
+    facts: &mut Facts,
+    deadline: Instant,
+) {
     let listener = match &tunnel.listen {
         ListenAddress::Tcp(address) => {
             let ip = match address.ip() {
@@ -276,7 +290,9 @@ impl Here<'_> {
             || listen_address(&self.tunnel.listen),
             |conninfo| path::address(conninfo.address(), conninfo.port()),
         );
-        let question = conninfo.as_ref().and_then(|conninfo| self.question(conninfo, facts));
+        let question = conninfo
+            .as_ref()
+            .and_then(|conninfo| self.question(conninfo, facts));
         let question = question.as_ref();
         let ours = leads_here(&door, &self.tunnel.listen);
         let routes = async {
@@ -319,7 +335,8 @@ impl Here<'_> {
             let (client, credentials) = (self.client.clone(), Arc::clone(credentials));
             let question = question.cloned();
             going.spawn(async move {
-                let route = path::route(&client, &target, &credentials, question.as_ref(), deadline);
+                let route =
+                    path::route(&client, &target, &credentials, question.as_ref(), deadline);
                 (place, route.await)
             });
         }
@@ -342,11 +359,15 @@ impl Here<'_> {
         let physical = cluster.setting("primary_conninfo").to_owned();
         let subscribed = || {
             let server = cluster.server.as_ref()?;
-            server.subscriptions.iter().filter(|one| one.enabled).find_map(|one| {
-                let conninfo = Conninfo::parse(one.conninfo.as_deref()?)?;
-                let address = path::address(conninfo.address(), conninfo.port());
-                leads_here(&address, &self.tunnel.listen).then_some(conninfo)
-            })
+            server
+                .subscriptions
+                .iter()
+                .filter(|one| one.enabled)
+                .find_map(|one| {
+                    let conninfo = Conninfo::parse(one.conninfo.as_deref()?)?;
+                    let address = path::address(conninfo.address(), conninfo.port());
+                    leads_here(&address, &self.tunnel.listen).then_some(conninfo)
+                })
         };
         let logical = if cluster.in_recovery() == Some(false) && !cluster.standby_signal {
             subscribed()
@@ -396,7 +417,8 @@ impl Here<'_> {
             name if cluster.major >= 12 => name,
             _ => "walreceiver",
         };
-        let waits = cluster.in_recovery() == Some(true) && !cluster.flows() && upstream.database.is_none();
+        let waits =
+            cluster.in_recovery() == Some(true) && !cluster.flows() && upstream.database.is_none();
         let stream = cluster
             .wal_end()
             .zip(cluster.timeline())
@@ -409,7 +431,10 @@ impl Here<'_> {
         Some(Ask {
             user: upstream.user.clone(),
             database: upstream.database.clone(),
-            application_name: conninfo.get("application_name").unwrap_or(default_name).to_owned(),
+            application_name: conninfo
+                .get("application_name")
+                .unwrap_or(default_name)
+                .to_owned(),
             password,
             timeline: cluster.timeline(),
             stream,
@@ -417,7 +442,12 @@ impl Here<'_> {
     }
 
     /// Through the local proxy: it tells what it and the other side say, in the same words.
-    async fn without_key(&self, door: &PostgresAddress, question: Option<&Ask>, deadline: Instant) -> Vec<Route> {
+    async fn without_key(
+        &self,
+        door: &PostgresAddress,
+        question: Option<&Ask>,
+        deadline: Instant,
+    ) -> Vec<Route> {
         let Some(question) = question else {
             return Vec::new();
         };
@@ -441,7 +471,10 @@ impl Here<'_> {
         let mut command = programs::command(&psql, &place.owner);
         command
             .args(["-X", "-A", "-t", "-c", "IDENTIFY_SYSTEM", "-d"])
-            .arg(format!("{} dbname=replication replication=true", conninfo.without_password()))
+            .arg(format!(
+                "{} dbname=replication replication=true",
+                conninfo.without_password()
+            ))
             .env("PGCONNECT_TIMEOUT", "2");
         if let Some(password) = conninfo.get("password") {
             command.env("PGPASSWORD", password);
@@ -467,7 +500,11 @@ fn door_conninfo(listen: &ListenAddress) -> String {
     match listen {
         ListenAddress::Unix(path) => {
             let directory = path.parent().map(PathBuf::from).unwrap_or_default();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let port = name.rsplit('.').next().unwrap_or_default();
             format!("host={} port={port} ...", directory.display())
         }
@@ -478,7 +515,11 @@ fn door_conninfo(listen: &ListenAddress) -> String {
 fn leads_here(address: &PostgresAddress, listen: &ListenAddress) -> bool {
     match (address, listen) {
         (PostgresAddress::Unix(path), ListenAddress::Unix(own)) => {
-            path == own || path.canonicalize().ok().is_some_and(|path| own.canonicalize().ok() == Some(path))
+            path == own
+                || path
+                    .canonicalize()
+                    .ok()
+                    .is_some_and(|path| own.canonicalize().ok() == Some(path))
         }
         (PostgresAddress::Tcp(target), ListenAddress::Tcp(own)) => {
             let same_host = target.host == own.ip().to_string()

@@ -18,7 +18,10 @@ use crate::tls::{Credentials, Dialled, connect as connect_tls, explain_read};
 
 impl From<Refusal> for Explained {
     fn from(refusal: Refusal) -> Self {
-        let detail = refusal.detail.map(|detail| format!("; {detail}")).unwrap_or_default();
+        let detail = refusal
+            .detail
+            .map(|detail| format!("; {detail}"))
+            .unwrap_or_default();
         Self {
             id: refusal.id.to_owned(),
             message: format!("{}{detail}", refusal.message),
@@ -68,7 +71,10 @@ async fn go(
             // One byte and no more: what follows it belongs to TLS (CVE-2021-23222).
             stream.read_exact(&mut reply).await
         };
-        timeout_at(deadline, asked).await.map_err(|_| silent())?.map_err(broke)?;
+        timeout_at(deadline, asked)
+            .await
+            .map_err(|_| silent())?
+            .map_err(broke)?;
         if reply != *b"S" {
             return Err(Box::new(no_tls_there(target, reply[0])));
         }
@@ -82,7 +88,10 @@ async fn go(
     let established = timeout_at(deadline, connect_tls(dialled, credentials))
         .await
         .map_err(|_| silent())??;
-    route.peer = Some(format!("{} {}", established.identity, established.parameters));
+    route.peer = Some(format!(
+        "{} {}",
+        established.identity, established.parameters
+    ));
     let mut tls = established.tls;
     let answered = match question {
         Some(question) => ask(&mut tls, question, deadline).await,
@@ -157,13 +166,21 @@ pub(super) async fn open(target: &Target, deadline: Instant) -> Reach {
 
 fn failed(error: &DialError) -> Outcome {
     match error {
-        DialError::Resolve { .. } | DialError::NoAddress { .. } => Outcome::NoName(error.to_string()),
-        DialError::Connect { .. } | DialError::TimedOut { .. } => Outcome::Failed(error.to_string()),
+        DialError::Resolve { .. } | DialError::NoAddress { .. } => {
+            Outcome::NoName(error.to_string())
+        }
+        DialError::Connect { .. } | DialError::TimedOut { .. } => {
+            Outcome::Failed(error.to_string())
+        }
     }
 }
 
 /// Asks through the local listener, where this node's key may not be read by whoever runs doctor.
-pub(super) async fn through(door: &PostgresAddress, question: &Ask, deadline: Instant) -> Option<Answer> {
+pub(super) async fn through(
+    door: &PostgresAddress,
+    question: &Ask,
+    deadline: Instant,
+) -> Option<Answer> {
     let mut stream = dial_postgres(door, deadline).await.ok()?;
     let answer = ask(&mut stream, question, deadline).await;
     Some(answer.unwrap_or_else(|error| Answer::Broke(error.to_string())))

@@ -33,7 +33,11 @@ pub(super) struct Said {
 /// environment that speaks to libpq.
 pub(super) fn command(program: &Path, owner: &Owner) -> Command {
     let mut command = Command::new(program);
-    command.current_dir("/").env_clear().env("LC_ALL", "C").env("HOME", &owner.home);
+    command
+        .current_dir("/")
+        .env_clear()
+        .env("LC_ALL", "C")
+        .env("HOME", &owner.home);
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }
@@ -73,7 +77,9 @@ pub(super) fn run(mut command: Command, input: &str, within: Duration) -> io::Re
         thread::sleep(Duration::from_millis(3));
     };
     let text = |reader: Option<thread::JoinHandle<String>>| {
-        reader.and_then(|reader| reader.join().ok()).unwrap_or_default()
+        reader
+            .and_then(|reader| reader.join().ok())
+            .unwrap_or_default()
     };
     Ok(Said {
         ok: status.success(),
@@ -98,7 +104,10 @@ pub(super) fn find(name: &str, beside: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("PATH") {
         places.extend(std::env::split_paths(&path));
     }
-    places.into_iter().map(|place| place.join(name)).find(|path| path.is_file())
+    places
+        .into_iter()
+        .map(|place| place.join(name))
+        .find(|path| path.is_file())
 }
 
 /// `PARENT/PREFIX<version>/bin`, newest first.

@@ -78,7 +78,13 @@ pub(super) fn ask(place: &Place, cluster: &mut Cluster, unseen: &mut Vec<String>
 }
 
 fn port_of(socket: &Path) -> Option<String> {
-    Some(socket.file_name()?.to_str()?.strip_prefix(".s.PGSQL.")?.to_owned())
+    Some(
+        socket
+            .file_name()?
+            .to_str()?
+            .strip_prefix(".s.PGSQL.")?
+            .to_owned(),
+    )
 }
 
 fn fill(cluster: &mut Cluster, parts: &BTreeMap<&str, Value>, unseen: &mut Vec<String>) {
@@ -104,7 +110,11 @@ fn fill(cluster: &mut Cluster, parts: &BTreeMap<&str, Value>, unseen: &mut Vec<S
     let config_errors = errors
         .into_iter()
         .filter(|error| {
-            let name = error.name.as_deref().unwrap_or_default().to_ascii_lowercase();
+            let name = error
+                .name
+                .as_deref()
+                .unwrap_or_default()
+                .to_ascii_lowercase();
             !server.pending_restart.contains(&name)
         })
         .collect();

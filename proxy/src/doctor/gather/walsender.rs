@@ -102,7 +102,10 @@ where
                         return Ok(Answer::NoPassword(none.clone()));
                     }
                 }
-                let password = ask.password.as_ref().map_or("", |password| password.as_str());
+                let password = ask
+                    .password
+                    .as_ref()
+                    .map_or("", |password| password.as_str());
                 let reply = match code {
                     0 => continue,
                     3 => Zeroizing::new([password.as_bytes(), b"\0"].concat()),
@@ -261,7 +264,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let rows = query(stream, &format!("SHOW {name}")).await?;
-    Ok(rows.ok().and_then(|rows| rows.into_iter().flatten().next().flatten()))
+    Ok(rows
+        .ok()
+        .and_then(|rows| rows.into_iter().flatten().next().flatten()))
 }
 
 type Rows = Vec<Vec<Option<String>>>;
@@ -270,7 +275,11 @@ async fn query<S>(stream: &mut S, text: &str) -> io::Result<Result<Rows, ServerE
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    send(stream, &encode_message(b'Q', format!("{text}\0").as_bytes())).await?;
+    send(
+        stream,
+        &encode_message(b'Q', format!("{text}\0").as_bytes()),
+    )
+    .await?;
     let mut outcome = Ok(Rows::new());
     loop {
         let (tag, body) = read(stream).await?;
@@ -357,7 +366,8 @@ mod tests {
 
     #[test]
     fn error_fields_and_rows_are_read() {
-        let fields = b"SFATAL\0VFATAL\0C28000\0Mno entry\0Dwhy\0Fauth.c\0L1\0RClientAuthentication\0\0";
+        let fields =
+            b"SFATAL\0VFATAL\0C28000\0Mno entry\0Dwhy\0Fauth.c\0L1\0RClientAuthentication\0\0";
         let read = error(fields);
         assert_eq!(
             (read.sqlstate.as_str(), read.routine.as_str()),

@@ -4,7 +4,9 @@
 use super::path::{layer_of, told};
 use super::{View, standby};
 use crate::doctor::catalogue::{self as found, Entry, Layer, Severity};
-use crate::doctor::facts::{Answer, Cluster, Facts, Login, Password, Route, ServerError, Side, Upstream};
+use crate::doctor::facts::{
+    Answer, Cluster, Facts, Login, Password, Route, ServerError, Side, Upstream,
+};
 use crate::doctor::report::Finding;
 
 pub(super) fn postgres(facts: &Facts, view: &mut View) {
@@ -34,7 +36,11 @@ pub(super) fn postgres(facts: &Facts, view: &mut View) {
         )),
     }
     view.seen.extend(own.seen);
-    view.findings.extend(own.findings.into_iter().map(|finding| while_it_flows(finding, cluster)));
+    view.findings.extend(
+        own.findings
+            .into_iter()
+            .map(|finding| while_it_flows(finding, cluster)),
+    );
 }
 
 /// What stands against a new connection does not stop one that streams; and our own question takes a walsender, too.
@@ -50,7 +56,12 @@ fn while_it_flows(finding: Finding, cluster: &Cluster) -> Finding {
 
 /// The answer of the target that let us furthest in.
 pub(super) fn best(facts: &Facts) -> Option<(&Route, &Answer)> {
-    let answers = || facts.routes.iter().filter_map(|route| Some((route, route.answer.as_ref()?)));
+    let answers = || {
+        facts
+            .routes
+            .iter()
+            .filter_map(|route| Some((route, route.answer.as_ref()?)))
+    };
     answers()
         .find(|(_, answer)| matches!(answer, Answer::Welcome(_)))
         .or_else(|| answers().next())
@@ -65,7 +76,10 @@ pub(super) fn login(facts: &Facts) -> Option<&Login> {
 
 fn welcome(facts: &Facts, login: &Login, upstream: &Upstream, view: &mut View) {
     let role = &upstream.user;
-    view.see(format!("the primary admits {role}; its WAL ends at {} on timeline {}", login.lsn, login.timeline));
+    view.see(format!(
+        "the primary admits {role}; its WAL ends at {} on timeline {}",
+        login.lsn, login.timeline
+    ));
     let wal_level = login.settings.get("wal_level").map_or("", String::as_str);
     if upstream.database.is_some() && !wal_level.is_empty() && wal_level != "logical" {
         view.find(Finding::new(
@@ -75,7 +89,10 @@ fn welcome(facts: &Facts, login: &Login, upstream: &Upstream, view: &mut View) {
         ));
     }
     // Asked of another cluster, or from another history, the server's objections would say nothing.
-    let stranger = facts.cluster.as_ref().is_none_or(|cluster| standby::stranger(cluster, login).is_some());
+    let stranger = facts
+        .cluster
+        .as_ref()
+        .is_none_or(|cluster| standby::stranger(cluster, login).is_some());
     if let (Some(Err(error)), false) = (&login.stream, stranger)
         && let Some(finding) = no_stream(error, upstream)
     {
@@ -101,7 +118,9 @@ fn no_stream(error: &ServerError, upstream: &Upstream) -> Option<Finding> {
 }
 
 pub(super) fn anew(slot: &str) -> String {
-    format!("SELECT pg_drop_replication_slot('{slot}'), pg_create_physical_replication_slot('{slot}', true)")
+    format!(
+        "SELECT pg_drop_replication_slot('{slot}'), pg_create_physical_replication_slot('{slot}', true)"
+    )
 }
 
 fn refused(error: &ServerError, upstream: &Upstream) -> Finding {
@@ -109,25 +128,35 @@ fn refused(error: &ServerError, upstream: &Upstream) -> Finding {
     let fact = format!("the primary answers: {}", error.line());
     if let Some(explained) = told(error) {
         // Only what lies behind the far proxy comes here.
-        return Finding::explained(&explained, layer_of(&explained.id).max(Layer::Postgres), fact);
+        return Finding::explained(
+            &explained,
+            layer_of(&explained.id).max(Layer::Postgres),
+            fact,
+        );
     }
     let line = hba_line(error, upstream);
     let (entry, fill) = match (error.sqlstate.as_str(), error.routine.as_str()) {
         // Both "no entry" and "rejects" come from there.
-        ("28000", "ClientAuthentication") if upstream.database.is_some() => (&found::HBA_DATABASE, line.as_str()),
+        ("28000", "ClientAuthentication") if upstream.database.is_some() => {
+            (&found::HBA_DATABASE, line.as_str())
+        }
         ("28000", "ClientAuthentication") if error.message.contains("pg_hba.conf rejects") => {
             (&found::HBA_REJECTS, line.as_str())
         }
         ("28000", "ClientAuthentication") => (&found::HBA_NO_LINE, line.as_str()),
         ("28000", "auth_failed") => (&found::PEER_REFUSED, role),
-        ("28000", "InitializeSessionUserId") if error.message.contains("does not exist") => (&found::ROLE_MISSING, role),
+        ("28000", "InitializeSessionUserId") if error.message.contains("does not exist") => {
+            (&found::ROLE_MISSING, role)
+        }
         ("28000", "InitializeSessionUserId") => (&found::ROLE_CANNOT_LOG_IN, role),
         ("28P01", _) => (&found::PASSWORD_WRONG, role),
         ("42501", _) => (&found::ROLE_CANNOT_REPLICATE, role),
         ("3D000", _) => (&found::DATABASE_MISSING, ""),
         ("53300", "InitializeSessionUserId") => (&found::ROLE_CANNOT_LOG_IN, role),
         // A walsender has a place of its own since 12; before, InitProcess speaks of all connections.
-        ("53300", "InitProcess" | "InitWalSenderSlot" | "InitWalSnd") => (&found::SENDERS_USED_UP, ""),
+        ("53300", "InitProcess" | "InitWalSenderSlot" | "InitWalSnd") => {
+            (&found::SENDERS_USED_UP, "")
+        }
         ("53300", _) => (&found::CONNECTIONS_USED_UP, ""),
         ("57P03", _) => (&found::POSTGRES_NOT_READY, ""),
         _ => (&found::REFUSED, ""),
@@ -150,7 +179,10 @@ fn no_password(password: &Password, upstream: &Upstream) -> Finding {
     match password {
         Password::Missing { passfile, line } => Finding::new(
             &found::PASSWORD_NONE,
-            format!("neither primary_conninfo nor {passfile} has one for {}", upstream.user),
+            format!(
+                "neither primary_conninfo nor {passfile} has one for {}",
+                upstream.user
+            ),
             line,
         ),
         Password::Ignored {

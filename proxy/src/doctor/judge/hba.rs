@@ -42,7 +42,11 @@ pub(super) fn decide<'a>(
         if !fits {
             continue;
         }
-        let all = [database_fits(rule, role, database), user_fits(rule, role), address_fits(rule, via)];
+        let all = [
+            database_fits(rule, role, database),
+            user_fits(rule, role),
+            address_fits(rule, via),
+        ];
         if all.contains(&Some(false)) {
             continue;
         }
@@ -102,7 +106,10 @@ fn address_fits(rule: &HbaRule, via: Via) -> Option<bool> {
         _ => {}
     }
     let network = address.parse::<IpAddr>().ok()?;
-    let mask = rule.netmask.as_deref().and_then(|mask| mask.parse::<IpAddr>().ok());
+    let mask = rule
+        .netmask
+        .as_deref()
+        .and_then(|mask| mask.parse::<IpAddr>().ok());
     Some(match (network, mask) {
         (IpAddr::V4(network), Some(IpAddr::V4(mask))) => {
             let own = u32::from(std::net::Ipv4Addr::LOCALHOST) & u32::from(mask);

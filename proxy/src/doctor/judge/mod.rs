@@ -84,7 +84,9 @@ pub(crate) fn judge(subject: Subject, facts: &Facts) -> Report {
 
 /// The report where the configuration itself does not load.
 pub(crate) fn unloaded(subject: Subject, problems: &[Problem]) -> Report {
-    let findings = problems.iter().map(|problem| Finding::problem(problem, Layer::Config));
+    let findings = problems
+        .iter()
+        .map(|problem| Finding::problem(problem, Layer::Config));
     let layers = Layer::ALL.into_iter().map(|layer| match layer {
         Layer::Config => Judged {
             layer,

@@ -34,7 +34,9 @@ fn broke_at(route: &Route) -> Option<(Layer, Explained)> {
 pub(super) fn told(error: &ServerError) -> Option<Explained> {
     let id = error.proxy_id()?.to_owned();
     let message = error.message.strip_prefix("pgtlsproxy: ")?;
-    let message = message.rsplit_once(" [").map_or(message, |(message, _)| message);
+    let message = message
+        .rsplit_once(" [")
+        .map_or(message, |(message, _)| message);
     Some(Explained {
         id,
         message: message.to_owned(),
@@ -73,13 +75,23 @@ pub(super) fn network(facts: &Facts, view: &mut View) {
         match &listener.outcome {
             Outcome::Answered(_) => view.see(format!("{} listens", listener.address)),
             Outcome::Silent | Outcome::NoName(_) | Outcome::Failed(_) => {
-                view.find(Finding::new(&found::NOT_LISTENING, words(&listener.outcome), ""));
+                view.find(Finding::new(
+                    &found::NOT_LISTENING,
+                    words(&listener.outcome),
+                    "",
+                ));
             }
         }
     }
     if let Some(door) = &facts.door {
         let address = &door.reach.address;
-        let fact = |what: &str| match (door.ours, facts.cluster.as_ref().and_then(|cluster| cluster.server.as_ref())) {
+        let fact = |what: &str| match (
+            door.ours,
+            facts
+                .cluster
+                .as_ref()
+                .and_then(|cluster| cluster.server.as_ref()),
+        ) {
             (false, Some(server)) if !server.conninfo_places.is_empty() => {
                 let places = server.conninfo_places.join(", then ");
                 format!("primary_conninfo (set in {places}) leads to {address}: {what}")
@@ -88,7 +100,10 @@ pub(super) fn network(facts: &Facts, view: &mut View) {
         };
         match &door.reach.outcome {
             Outcome::Answered(after) => {
-                view.see(format!("{address} answers in {:.1} ms", after.as_secs_f64() * 1e3));
+                view.see(format!(
+                    "{address} answers in {:.1} ms",
+                    after.as_secs_f64() * 1e3
+                ));
                 if !door.ours {
                     view.find(Finding::new(
                         &found::DOOR_ELSEWHERE,
@@ -97,19 +112,35 @@ pub(super) fn network(facts: &Facts, view: &mut View) {
                     ));
                 }
             }
-            Outcome::Silent => view.find(Finding::new(&found::DOOR_SILENT, fact("no answer to SSLRequest"), "")),
+            Outcome::Silent => view.find(Finding::new(
+                &found::DOOR_SILENT,
+                fact("no answer to SSLRequest"),
+                "",
+            )),
             Outcome::NoName(why) => {
-                view.find(Finding::new(&found::DOOR_NAME, fact(why), &facts.door_conninfo));
+                view.find(Finding::new(
+                    &found::DOOR_NAME,
+                    fact(why),
+                    &facts.door_conninfo,
+                ));
             }
             Outcome::Failed(why) => {
-                view.find(Finding::new(&found::DOOR_CLOSED, fact(why), &facts.door_conninfo));
+                view.find(Finding::new(
+                    &found::DOOR_CLOSED,
+                    fact(why),
+                    &facts.door_conninfo,
+                ));
             }
         }
     }
     routes(facts, Layer::Network, view);
     for route in &facts.routes {
         if let Some(after) = route.dialled {
-            view.see(format!("{} answers in {:.1} ms", route.target, after.as_secs_f64() * 1e3));
+            view.see(format!(
+                "{} answers in {:.1} ms",
+                route.target,
+                after.as_secs_f64() * 1e3
+            ));
         }
     }
 }
@@ -123,7 +154,10 @@ pub(super) fn words(outcome: &Outcome) -> String {
 }
 
 pub(super) fn clocks(facts: &Facts, view: &mut View) {
-    let receiver = facts.cluster.as_ref().and_then(|cluster| cluster.server.as_ref()?.receiver.as_ref());
+    let receiver = facts
+        .cluster
+        .as_ref()
+        .and_then(|cluster| cluster.server.as_ref()?.receiver.as_ref());
     // Only a moment's message tells: what was sent before our clock was set tells of then.
     let streamed = receiver
         .filter(|receiver| receiver.silent_for.is_some_and(|seconds| seconds < 60.0))
@@ -161,7 +195,10 @@ pub(super) fn policy(facts: &Facts, view: &mut View) {
     if let (Some(false), Some(cluster)) = (door.and_then(|door| door.admits), &facts.cluster) {
         view.find(Finding::new(
             &found::OS_USER,
-            format!("PostgreSQL runs as {}, and client.allow_os_users does not list it", cluster.owner),
+            format!(
+                "PostgreSQL runs as {}, and client.allow_os_users does not list it",
+                cluster.owner
+            ),
             &cluster.owner,
         ));
     }

@@ -7,7 +7,9 @@ use super::hba::{Decision, Via, decide};
 use super::path::words;
 use super::standby::log_or;
 use crate::doctor::catalogue::{self as found, Layer, Severity};
-use crate::doctor::facts::{Backend, Cluster, Explained, Facts, HbaRule, Outcome, Role, Server, Side};
+use crate::doctor::facts::{
+    Backend, Cluster, Explained, Facts, HbaRule, Outcome, Role, Server, Side,
+};
 use crate::doctor::report::Finding;
 
 /// An inactive slot that holds less will do so for a while whenever a standby restarts.
@@ -50,19 +52,26 @@ fn behind(backend: &Backend, cluster: Option<&Cluster>, view: &mut View) {
         Outcome::Silent => view.find(Finding::new(&found::POSTGRES_SILENT, fact, "")),
         Outcome::NoName(_) | Outcome::Failed(_) => match cluster {
             Some(cluster) if cluster.running => {
-                let real = cluster.socket.as_ref().map(|socket| format!("\"{}\"", socket.display()));
+                let real = cluster
+                    .socket
+                    .as_ref()
+                    .map(|socket| format!("\"{}\"", socket.display()));
                 let real = real.unwrap_or_else(|| "its address".to_owned());
                 view.find(Finding::new(&found::POSTGRES_ELSEWHERE, fact, &real));
             }
             Some(cluster) => {
-                let why = cluster.conf_error.clone().unwrap_or_else(|| log_or(cluster, &fact));
+                let why = cluster
+                    .conf_error
+                    .clone()
+                    .unwrap_or_else(|| log_or(cluster, &fact));
                 view.find(Finding::new(&found::POSTGRES_DOWN, why, ""));
             }
             None => {
                 let explained = Explained {
                     id: "B01".to_owned(),
                     message: format!("the tunnel cannot reach its PostgreSQL at {address}"),
-                    way_out: "start PostgreSQL, or mend `postgres` in the [[server]] table".to_owned(),
+                    way_out: "start PostgreSQL, or mend `postgres` in the [[server]] table"
+                        .to_owned(),
                 };
                 view.find(Finding::explained(&explained, Layer::Postgres, fact));
             }
@@ -84,14 +93,26 @@ fn configuration(cluster: &Cluster, server: &Server, view: &mut View) {
         // Such a line only cannot match: the file loads.
         let harmless = kind == "hostgssenc" || kind == "hostssl" && tls_off;
         if let Some(error) = rule.error.as_ref().filter(|_| !harmless) {
-            view.find(Finding::new(&found::HBA_BROKEN, format!("{}: {error}", rule.place), ""));
+            view.find(Finding::new(
+                &found::HBA_BROKEN,
+                format!("{}: {error}", rule.place),
+                "",
+            ));
         }
     }
     if !cluster.edited.is_empty() {
-        view.find(Finding::new(&found::NOT_RELOADED, cluster.edited.join(", "), ""));
+        view.find(Finding::new(
+            &found::NOT_RELOADED,
+            cluster.edited.join(", "),
+            "",
+        ));
     }
     if !server.pending_restart.is_empty() {
-        view.find(Finding::new(&found::PENDING_RESTART, server.pending_restart.join(", "), ""));
+        view.find(Finding::new(
+            &found::PENDING_RESTART,
+            server.pending_restart.join(", "),
+            "",
+        ));
     }
     let trusting: Vec<_> = rules.iter().filter(|rule| lets_local_in(rule)).collect();
     if let Some(first) = trusting.first() {
@@ -99,12 +120,23 @@ fn configuration(cluster: &Cluster, server: &Server, view: &mut View) {
             1 => String::new(),
             count => format!(" and {} more", count - 1),
         };
-        let fact = format!("{}: {} ... trust{more}", first.place, first.kind.as_deref().unwrap_or_default());
+        let fact = format!(
+            "{}: {} ... trust{more}",
+            first.place,
+            first.kind.as_deref().unwrap_or_default()
+        );
         view.find(Finding::new(&found::HBA_TRUST, fact, ""));
     }
     if let Some(first) = cluster.unreadable.first() {
-        let mend = format!("chown {} {first} (or move it out of the data directory)", cluster.owner);
-        view.find(Finding::new(&found::FILES_UNREADABLE, cluster.unreadable.join(", "), &mend));
+        let mend = format!(
+            "chown {} {first} (or move it out of the data directory)",
+            cluster.owner
+        );
+        view.find(Finding::new(
+            &found::FILES_UNREADABLE,
+            cluster.unreadable.join(", "),
+            &mend,
+        ));
     }
 }
 
@@ -113,9 +145,18 @@ fn lets_local_in(rule: &HbaRule) -> bool {
     let kind = rule.kind.as_deref().unwrap_or_default();
     let address = rule.address.as_deref().unwrap_or_default();
     let local = kind == "local"
-        || ["127.", "::1", "0.0.0.0", "::", "localhost", "samehost", "samenet", "all"]
-            .iter()
-            .any(|start| address.starts_with(start));
+        || [
+            "127.",
+            "::1",
+            "0.0.0.0",
+            "::",
+            "localhost",
+            "samehost",
+            "samenet",
+            "all",
+        ]
+        .iter()
+        .any(|start| address.starts_with(start));
     rule.error.is_none() && local && rule.auth_method.as_deref() == Some("trust")
 }
 
@@ -130,7 +171,11 @@ fn admission(server: &Server, via: Via, view: &mut View) {
     }
     let able = |role: &&Role| role.login && !role.expired && (role.replication || role.superuser);
     let able: Vec<_> = server.roles.iter().filter(able).collect();
-    let plain: Vec<_> = able.iter().copied().filter(|role| !role.superuser).collect();
+    let plain: Vec<_> = able
+        .iter()
+        .copied()
+        .filter(|role| !role.superuser)
+        .collect();
     let candidates = if plain.is_empty() { able } else { plain };
     let mut refused = Vec::new();
     for role in candidates {
@@ -157,12 +202,18 @@ fn barrier(rules: &[HbaRule], role: &Role, via: Via) -> Option<Finding> {
         Decision::CannotTell => None,
         Decision::Nothing => Some(Finding::new(
             &found::HBA_NO_LINE,
-            format!("none of its {} lines matches role {name} for `replication`", rules.len()),
+            format!(
+                "none of its {} lines matches role {name} for `replication`",
+                rules.len()
+            ),
             &line,
         )),
         Decision::TlsOnly(rule) => Some(Finding::new(
             &found::HBA_TLS_ONLY,
-            format!("{} is the only line for role {name}, and it is hostssl", rule.place),
+            format!(
+                "{} is the only line for role {name}, and it is hostssl",
+                rule.place
+            ),
             &line,
         )),
         Decision::Line(rule) => {
@@ -193,13 +244,20 @@ fn barrier(rules: &[HbaRule], role: &Role, via: Via) -> Option<Finding> {
 /// What a standby that was let in needs: WAL, walsenders, slots.
 fn supply(cluster: &Cluster, server: &Server, view: &mut View) {
     if cluster.setting("wal_level") == "minimal" {
-        view.find(Finding::new(&found::WAL_LEVEL_MINIMAL, "wal_level = minimal", ""));
+        view.find(Finding::new(
+            &found::WAL_LEVEL_MINIMAL,
+            "wal_level = minimal",
+            "",
+        ));
     }
     let most = cluster.setting("max_wal_senders").parse::<usize>();
     if let Ok(most) = most
         && server.senders.len() >= most
     {
-        let fact = format!("{} of max_wal_senders = {most} are taken", server.senders.len());
+        let fact = format!(
+            "{} of max_wal_senders = {most} are taken",
+            server.senders.len()
+        );
         view.find(Finding::new(&found::SENDERS_USED_UP, fact, "").at_most(Severity::Warning));
     }
     for slot in &server.slots {
@@ -229,7 +287,10 @@ pub(super) fn standbys(facts: &Facts, view: &mut View) {
     let Some(server) = &cluster.server else {
         return;
     };
-    let streaming = server.senders.iter().filter(|sender| sender.state.as_deref() == Some("streaming"));
+    let streaming = server
+        .senders
+        .iter()
+        .filter(|sender| sender.state.as_deref() == Some("streaming"));
     let names: Vec<_> = streaming
         .map(|sender| match sender.behind {
             Some(behind) => format!("{} ({behind:.0} bytes behind)", sender.application_name),

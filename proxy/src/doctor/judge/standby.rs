@@ -31,7 +31,11 @@ pub(super) fn standby(facts: &Facts, view: &mut View) {
     let login = login(facts);
     if cluster.recovery_conf && cluster.major >= 12 {
         let path = cluster.data.join("recovery.conf").display().to_string();
-        view.find(Finding::new(&found::RECOVERY_CONF, format!("{path} is there"), &path));
+        view.find(Finding::new(
+            &found::RECOVERY_CONF,
+            format!("{path} is there"),
+            &path,
+        ));
         return;
     }
     if !cluster.running {
@@ -67,38 +71,60 @@ fn stopped(cluster: &Cluster, login: Option<&Login>, view: &mut View) {
 }
 
 fn was_standby(cluster: &Cluster) -> bool {
-    cluster.control.as_ref().is_some_and(|control| control.in_recovery)
-        || cluster.data.join("backup_label").exists() && !cluster.setting("primary_conninfo").is_empty()
+    cluster
+        .control
+        .as_ref()
+        .is_some_and(|control| control.in_recovery)
+        || cluster.data.join("backup_label").exists()
+            && !cluster.setting("primary_conninfo").is_empty()
 }
 
 fn signal(cluster: &Cluster) -> (&'static str, String) {
     if cluster.major < 12 {
         let path = cluster.data.join("recovery.conf");
-        ("recovery.conf with standby_mode = 'on'", format!("write standby_mode and primary_conninfo to {}", path.display()))
+        (
+            "recovery.conf with standby_mode = 'on'",
+            format!(
+                "write standby_mode and primary_conninfo to {}",
+                path.display()
+            ),
+        )
     } else {
         let path = cluster.data.join("standby.signal");
         let owner = &cluster.owner;
-        ("standby.signal", format!("install -m 600 -o {owner} /dev/null {}", path.display()))
+        (
+            "standby.signal",
+            format!("install -m 600 -o {owner} /dev/null {}", path.display()),
+        )
     }
 }
 
 fn not_recovering(cluster: &Cluster, server: &Server, login: Option<&Login>, view: &mut View) {
-    let subscribes = cluster.upstream.as_ref().is_some_and(|upstream| upstream.database.is_some());
+    let subscribes = cluster
+        .upstream
+        .as_ref()
+        .is_some_and(|upstream| upstream.database.is_some());
     if subscribes {
         if cluster.flows() {
             view.see("the subscription's worker runs");
         } else if login.is_some() {
             view.find(Finding::new(
                 &found::SUBSCRIPTION_STANDS,
-                log_or(cluster, "pg_stat_subscription shows no worker that has heard anything"),
+                log_or(
+                    cluster,
+                    &format!(
+                        "no worker of {} has heard anything",
+                        idle(server).join(", ")
+                    ),
+                ),
                 "",
             ));
         }
         return;
     }
-    let Some(login) = login.filter(|login| {
-        Some(login.system_identifier.as_str()) == cluster.system_identifier()
-    }) else {
+    let Some(login) =
+        login.filter(|login| Some(login.system_identifier.as_str()) == cluster.system_identifier())
+    else {
         view.see("this PostgreSQL is no standby");
         return;
     };
@@ -129,7 +155,22 @@ fn not_recovering(cluster: &Cluster, server: &Server, login: Option<&Login>, vie
     }
 }
 
-fn recovering(facts: &Facts, cluster: &Cluster, server: &Server, login: Option<&Login>, view: &mut View) {
+/// Enabled subscriptions without a worker that hears its publisher.
+fn idle(server: &Server) -> Vec<&str> {
+    let idle = server
+        .subscriptions
+        .iter()
+        .filter(|one| one.enabled && !one.running);
+    idle.map(|one| one.name.as_str()).collect()
+}
+
+fn recovering(
+    facts: &Facts,
+    cluster: &Cluster,
+    server: &Server,
+    login: Option<&Login>,
+    view: &mut View,
+) {
     if cluster.setting("primary_conninfo").is_empty() {
         if cluster.setting("restore_command").is_empty() {
             view.find(Finding::new(
@@ -157,7 +198,11 @@ fn recovering(facts: &Facts, cluster: &Cluster, server: &Server, login: Option<&
     replay(cluster, server, login, view);
     if server.conninfo_places.len() > 1 {
         let places = server.conninfo_places.join(", then ");
-        view.find(Finding::new(&found::CONNINFO_TWICE, format!("set in {places}"), ""));
+        view.find(Finding::new(
+            &found::CONNINFO_TWICE,
+            format!("set in {places}"),
+            "",
+        ));
     }
     slot_sync(cluster, view);
 }
@@ -171,7 +216,10 @@ pub(super) fn stranger(cluster: &Cluster, login: &Login) -> Option<(&'static Ent
     if own_id != login.system_identifier && !login.system_identifier.is_empty() {
         return Some((
             &found::OTHER_SYSTEM,
-            format!("system identifier {own_id} here, {} there", login.system_identifier),
+            format!(
+                "system identifier {own_id} here, {} there",
+                login.system_identifier
+            ),
         ));
     }
     let own = cluster.timeline()?;
@@ -186,11 +234,17 @@ pub(super) fn stranger(cluster: &Cluster, login: &Login) -> Option<(&'static Ent
     match branched {
         Some((_, at)) if end > *at => Some((
             &found::DIVERGED,
-            format!("WAL here reaches {end} on timeline {own}, and the primary's timeline {} branched off at {at}", login.timeline),
+            format!(
+                "WAL here reaches {end} on timeline {own}, and the primary's timeline {} branched off at {at}",
+                login.timeline
+            ),
         )),
         _ if own == login.timeline && ahead(login, end) => Some((
             &found::DIVERGED,
-            format!("WAL here reaches {end}, the primary's ends at {}", login.lsn),
+            format!(
+                "WAL here reaches {end}, the primary's ends at {}",
+                login.lsn
+            ),
         )),
         _ => None,
     }
@@ -203,14 +257,23 @@ fn ahead(login: &Login, end: Lsn) -> bool {
 
 fn hung(cluster: &Cluster, receiver: &Receiver) -> Option<Finding> {
     let pid = receiver.pid.to_string();
-    if let Some(seconds) = receiver.connecting_for.filter(|seconds| *seconds > CONNECTING) {
+    if let Some(seconds) = receiver
+        .connecting_for
+        .filter(|seconds| *seconds > CONNECTING)
+    {
         return Some(Finding::new(
             &found::RECEIVER_HUNG,
-            format!("walreceiver {pid} has been connecting for {seconds:.0} s, which has no limit of its own"),
+            format!(
+                "walreceiver {pid} has been connecting for {seconds:.0} s, which has no limit of its own"
+            ),
             &pid,
         ));
     }
-    let limit = cluster.setting("wal_receiver_timeout").parse::<f64>().ok()? / 1000.0;
+    let limit = cluster
+        .setting("wal_receiver_timeout")
+        .parse::<f64>()
+        .ok()?
+        / 1000.0;
     let silent = receiver.silent_for.filter(|_| receiver.status.is_some())?;
     (limit > 0.0 && silent > limit + RECEIVER_SLACK).then(|| {
         Finding::new(
@@ -236,9 +299,13 @@ fn not_streaming(
         view.find(Finding::new(&found::CONNINFO_REFUSED, error.clone(), ""));
         return;
     }
-    let status = receiver.and_then(|receiver| receiver.status.as_deref()).unwrap_or("absent");
+    let status = receiver
+        .and_then(|receiver| receiver.status.as_deref())
+        .unwrap_or("absent");
     if !cluster.setting("restore_command").is_empty() {
-        view.see(format!("the walreceiver is {status}; WAL may come from the archive (restore_command)"));
+        view.see(format!(
+            "the walreceiver is {status}; WAL may come from the archive (restore_command)"
+        ));
         return;
     }
     let fact = match &login.stream {
@@ -259,13 +326,19 @@ fn replay(cluster: &Cluster, server: &Server, login: Option<&Login>, view: &mut 
         // 14 and later pause by themselves when the primary's settings rise above the standby's.
         match login.and_then(|login| lower_than(cluster, login)) {
             Some((fact, mend)) => view.find(Finding::new(&found::SETTINGS_RAISED, fact, &mend)),
-            None => view.find(Finding::new(&found::REPLAY_PAUSED, "pg_is_wal_replay_paused() is true", "")),
+            None => view.find(Finding::new(
+                &found::REPLAY_PAUSED,
+                "pg_is_wal_replay_paused() is true",
+                "",
+            )),
         }
         return;
     }
     let delay = cluster.setting("recovery_min_apply_delay");
     if !matches!(delay, "" | "0") {
-        view.see(format!("replay is delayed on purpose (recovery_min_apply_delay = {delay} ms)"));
+        view.see(format!(
+            "replay is delayed on purpose (recovery_min_apply_delay = {delay} ms)"
+        ));
         return;
     }
     if server.replayed_later.is_some() && server.replayed_later == replay.replayed {
