@@ -1,5 +1,8 @@
 //! `doctor` finds nothing where nothing is wrong, however unusual it looks.
 
+use std::process::Command;
+
+use testbed::programs::client_tool;
 use testbed::site::{Site, doctor, primary};
 use testbed::{Node, Stop};
 
@@ -49,29 +52,23 @@ fn idle_delayed_synchronous_and_paused_on_purpose() {
 }
 
 #[test]
-fn all_walsenders_taken_by_those_who_should() {
+fn every_walsender_taken_by_who_should() {
     let site = Site::with(18, "max_wal_senders = 2");
-    let second = Node::builder("second")
-        .version(18)
-        .init_from_backup(&site.primary.conninfo());
-    // The backup's two walsenders are free again for the two standbys.
-    second.signal_standby();
-    site.follow(&second, &site.conninfo().replace("=standby", "=second"));
-    site.primary
-        .query("select pg_create_physical_replication_slot('second', true)");
-    second.write(
-        "postgresql.auto.conf",
-        &format!(
-            "primary_conninfo = '{}'\nprimary_slot_name = 'second'\n",
-            site.conninfo().replace("=standby", "=second")
-        ),
-    );
-    let second = second.started();
-    site.primary.wait_for_standby("second");
-    site.wait_for_stream();
+    let mut receiver = Command::new(client_tool("pg_receivewal"))
+        .args([
+            "-d",
+            &site.primary.conninfo().replace("dbname=postgres", ""),
+        ])
+        .arg("-D")
+        .arg(site.primary.socket_dir())
+        .spawn()
+        .expect("pg_receivewal starts");
+    site.primary.wait_for_standby("pg_receivewal");
     // Doctor's own question finds no walsender free: worth a note, and no more.
-    site.doctor_on_standby().names("U06", 0);
-    doctor(&site.client, &second).names("U06", 0);
+    let examined = site.doctor_on_standby();
+    receiver.kill().expect("it can be killed");
+    receiver.wait().expect("it ends");
+    examined.names("U06", 0);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use self::cluster::Place;
 use self::conninfo::Conninfo;
 use self::walsender::{Ask, Stream};
-use super::facts::{Backend, Cluster, Door, Facts, Reach, Route, Side, Upstream};
+use super::facts::{Answer, Backend, Cluster, Door, Facts, Reach, Route, Side, Upstream};
 use crate::cli::DoctorFlags;
 use crate::config::{self, Config, Source, Tunnel};
 use crate::net::{ListenAddress, PostgresAddress, Target};
@@ -92,7 +92,7 @@ pub(crate) async fn gather(flags: &DoctorFlags) -> Result<(Subject, Facts), Fail
                 tunnel,
                 client,
                 credentials,
-                place: place.as_ref(),
+                place: place.map(Arc::new),
             };
             here.look(&mut facts, deadline).await;
         }
@@ -279,7 +279,7 @@ struct Here<'a> {
     tunnel: &'a Tunnel,
     client: &'a config::Client,
     credentials: Option<Arc<Credentials>>,
-    place: Option<&'a Place>,
+    place: Option<Arc<Place>>,
 }
 
 impl Here<'_> {
@@ -307,7 +307,10 @@ impl Here<'_> {
             self.libpq(facts, conninfo.as_ref())
         );
         facts.routes = routes;
-        let uid = self.place.map(|place| place.owner.uid.as_raw());
+        if facts.routes.iter().any(found_the_slot_taken) {
+            self.ask_again(facts).await;
+        }
+        let uid = self.place.as_ref().map(|place| place.owner.uid.as_raw());
         let admits = self
             .client
             .os_users
@@ -350,6 +353,32 @@ impl Here<'_> {
         match door {
             PostgresAddress::Tcp(target) if target.port == 0 => None,
             door => Some(path::plain(door, deadline).await),
+        }
+    }
+
+    /// A standby that comes in by itself while we ask takes the slot before us. It is let through only if it stays:
+    /// one that is refused again and again looks connected for moments, too.
+    async fn ask_again(&self, facts: &mut Facts) {
+        let (Some(place), Some(mut cluster)) = (self.place.clone(), facts.cluster.take()) else {
+            return;
+        };
+        let asked = tokio::task::spawn_blocking(move || {
+            for _ in 0..2 {
+                server::ask(&place, &mut cluster, &mut Vec::new());
+                if !cluster.flows() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            cluster
+        });
+        facts.cluster = asked.await.ok();
+        if facts.cluster.as_ref().is_some_and(Cluster::flows) {
+            for route in &mut facts.routes {
+                if let Some(Answer::Welcome(login)) = &mut route.answer {
+                    login.stream = None;
+                }
+            }
         }
     }
 
@@ -404,7 +433,7 @@ impl Here<'_> {
     fn question(&self, conninfo: &Conninfo, facts: &Facts) -> Option<Ask> {
         let cluster = facts.cluster.as_ref()?;
         let upstream = cluster.upstream.as_ref()?;
-        let place = self.place?;
+        let place = self.place.as_ref()?;
         let database = upstream.database.as_deref().unwrap_or("replication");
         let password = conninfo::password(
             conninfo,
@@ -466,7 +495,7 @@ impl Here<'_> {
             return None;
         }
         let conninfo = conninfo?;
-        let place = self.place?;
+        let place = self.place.as_ref()?;
         let psql = programs::find("psql", place.postgres.as_deref()?.parent())?;
         let mut command = programs::command(&psql, &place.owner);
         command
@@ -482,6 +511,15 @@ impl Here<'_> {
         let run = move || programs::run(command, "", Duration::from_millis(2200));
         let said = tokio::task::spawn_blocking(run).await.ok()?.ok()?;
         (!said.ok).then(|| cluster::first_lines(&said.stderr, 2))
+    }
+}
+
+fn found_the_slot_taken(route: &Route) -> bool {
+    match &route.answer {
+        Some(Answer::Welcome(login)) => {
+            matches!(&login.stream, Some(Err(error)) if error.sqlstate == "55006")
+        }
+        _ => false,
     }
 }
 

@@ -100,7 +100,8 @@ fn configuration(cluster: &Cluster, server: &Server, view: &mut View) {
             ));
         }
     }
-    if !cluster.edited.is_empty() {
+    // A reload that met an error does not count as one.
+    if !cluster.edited.is_empty() && server.config_errors.is_empty() {
         view.find(Finding::new(
             &found::NOT_RELOADED,
             cluster.edited.join(", "),
