@@ -86,11 +86,10 @@ fn who_is_let_in(major: u32) {
     site.doctor_on_primary().names("A06", 1);
     healed(&site);
 
-    hba(
-        &site,
-        "local all all peer map=site\nlocal replication all trust\n",
-    );
     conninfo(&site, &site.conninfo().replace("replicator", "nobody"));
+    let trusting = "local all all peer map=site\nlocal replication all trust\n";
+    site.primary.write("pg_hba.conf", trusting);
+    site.primary.reload();
     site.doctor_on_standby().names("A02", 1);
     site.doctor_on_primary().names("H08", 3);
     healed(&site);
@@ -127,11 +126,11 @@ fn way_to_the_far_proxy() {
     to("no-such-host.invalid:5443").names("N01", 1);
     to(&format!("127.0.0.1:{}", testbed::reserve_port())).names("N02", 1);
     client(&site.following(&site.target(), "server_name = \"elsewhere.test\"")).names("T24", 1);
-    client(&site.following(&site.target(), "allow_os_users = [\"root\"]")).names("P24", 1);
+    client(&site.following(&site.target(), "allow_os_users = [\"root\"]")).names("P08", 1);
     let good = site.following(&site.target(), "");
     let other_pki = testbed::Pki::new();
     let other = other_pki.ca().display().to_string();
-    client(&good.replace(&site.pki.ca().display().to_string(), &other)).names("T06", 1);
+    client(&good.replace(&site.pki.ca().display().to_string(), &other)).names("T17", 1);
     client(&good);
     site.wait_for_stream();
 
@@ -279,7 +278,8 @@ fn what_the_primary_has_for_it(major: u32) {
         site.doctor_on_standby().names("U02", 1);
         away();
     }
-    site.primary.poll_query_until("select active from pg_replication_slots", "f");
+    site.primary
+        .poll_query_until("select active from pg_replication_slots", "f");
     site.primary
         .query("select pg_drop_replication_slot('standby')");
     back();
@@ -435,7 +435,7 @@ fn histories_that_do_not_belong_together() {
     serve(&site, &site.primary);
     site.wait_for_stream();
 
-    site.primary.query("alter system set max_connections = 70");
+    site.primary.append_conf("max_connections = 70");
     site.primary.restart();
     site.wait_for_stream();
     site.standby
@@ -532,16 +532,8 @@ fn primary_by_itself() {
     site.server
         .rewrite(&site.serving(&site.primary.socket(), "cn:standby"));
 
-    site.primary
-        .append_conf("wal_level = minimal\nmax_wal_senders = 0");
-    site.primary.restart();
-    let examined = site.doctor_on_primary();
-    assert_eq!(
-        (examined.ids().first(), examined.status),
-        (Some(&"U07"), 1),
-        "{:#}",
-        examined.report
-    );
+    let bare = primary(18, "wal_level = minimal\nmax_wal_senders = 0");
+    doctor(&site.server, &bare).names("U07", 1);
     site.primary.stop(Stop::Fast);
     site.doctor_on_primary().names("U10", 1);
     site.doctor_on_standby().names("B01", 1);

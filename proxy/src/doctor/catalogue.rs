@@ -91,7 +91,7 @@ catalogue! {
     CLOCKS_DIFFER = "Q01" Clocks Warning "the clocks of the two hosts differ",
         "synchronise both (timedatectl set-ntp true): certificates are judged by them{}";
 
-    OS_USER = "P24" Policy Error "the local proxy does not admit PostgreSQL's OS user",
+    OS_USER = "P08" Policy Error "the local proxy does not admit PostgreSQL's OS user",
         "allow_os_users = [\"{}\"] in the [[client]] table, then reload the proxy";
 
     HBA_NO_LINE = "H01" Postgres Error "no line of the primary's pg_hba.conf admits the connection",

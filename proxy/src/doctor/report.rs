@@ -55,7 +55,12 @@ impl Finding {
                 problem::Severity::Warning => Severity::Warning,
             },
             what: problem.what.clone(),
-            fact: problem.why.clone(),
+            fact: if problem.why.is_empty() {
+                "read as the proxy reads it at its start (pgtlsproxy check says the same)"
+                    .to_owned()
+            } else {
+                problem.why.clone()
+            },
             way_out: problem.way_out.clone(),
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn decide<'a>(
     via: Via,
 ) -> Decision<'a> {
     let mut over_tls = None;
-    for rule in rules.iter().filter(|rule| rule.error.is_none()) {
+    for rule in rules {
         let kind = rule.kind.as_deref().unwrap_or_default();
         let fits = match via {
             Via::Socket => kind == "local",

@@ -32,7 +32,7 @@ pub(super) fn postgres(facts: &Facts, view: &mut View) {
             Some(backend) if !backend.unix => Via::Loopback,
             _ => Via::Socket,
         };
-        admission(server, via, &mut own);
+        admission(server, tls_off(cluster), via, &mut own);
         supply(cluster, server, &mut own);
     } else {
         // What is wrong with a standby's own files will matter when it is a primary.
@@ -87,18 +87,10 @@ fn configuration(cluster: &Cluster, server: &Server, view: &mut View) {
         view.find(Finding::new(&found::CONF_BROKEN, fact, ""));
     }
     let rules = server.hba.as_deref().unwrap_or_default();
-    let tls_off = cluster.setting("ssl") == "off";
-    for rule in rules {
-        let kind = rule.kind.as_deref().unwrap_or_default();
-        // Such a line only cannot match: the file loads.
-        let harmless = kind == "hostgssenc" || kind == "hostssl" && tls_off;
-        if let Some(error) = rule.error.as_ref().filter(|_| !harmless) {
-            view.find(Finding::new(
-                &found::HBA_BROKEN,
-                format!("{}: {error}", rule.place),
-                "",
-            ));
-        }
+    for rule in rules.iter().filter(|rule| breaks(rule, tls_off(cluster))) {
+        let error = rule.error.as_deref().unwrap_or_default();
+        let fact = format!("{}: {error}", rule.place);
+        view.find(Finding::new(&found::HBA_BROKEN, fact, ""));
     }
     // A reload that met an error does not count as one.
     if !cluster.edited.is_empty() && server.config_errors.is_empty() {
@@ -141,6 +133,21 @@ fn configuration(cluster: &Cluster, server: &Server, view: &mut View) {
     }
 }
 
+fn tls_off(cluster: &Cluster) -> bool {
+    cluster.setting("ssl") == "off"
+}
+
+/// Whether the file cannot be loaded because of this line: a line for an encryption that the server does not have only
+/// cannot match.
+fn breaks(rule: &HbaRule, tls_off: bool) -> bool {
+    let harmless = match rule.kind.as_deref() {
+        Some("hostgssenc") => true,
+        Some("hostssl") => tls_off,
+        _ => false,
+    };
+    rule.error.is_some() && !harmless
+}
+
 /// `trust` for a socket or a loopback address.
 fn lets_local_in(rule: &HbaRule) -> bool {
     let kind = rule.kind.as_deref().unwrap_or_default();
@@ -162,11 +169,11 @@ fn lets_local_in(rule: &HbaRule) -> bool {
 }
 
 /// Whether some role that may replicate gets in from the proxy.
-fn admission(server: &Server, via: Via, view: &mut View) {
+fn admission(server: &Server, tls_off: bool, via: Via, view: &mut View) {
     let Some(rules) = &server.hba else {
         return;
     };
-    if rules.iter().any(|rule| rule.error.is_some()) {
+    if rules.iter().any(|rule| breaks(rule, tls_off)) {
         // The rules in force are older than the file.
         return;
     }
@@ -253,6 +260,7 @@ fn supply(cluster: &Cluster, server: &Server, view: &mut View) {
     }
     let most = cluster.setting("max_wal_senders").parse::<usize>();
     if let Ok(most) = most
+        && most > 0
         && server.senders.len() >= most
     {
         let fact = format!(
