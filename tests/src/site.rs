@@ -63,8 +63,14 @@ impl Site {
             sockets,
             port,
         };
-        site.standby.signal_standby();
-        site.follow(&site.standby, &site.conninfo());
+        if major < 12 {
+            // recovery.conf, with the node's name as its application_name.
+            site.standby
+                .set_standby(&door(&site.sockets), Some("standby"));
+        } else {
+            site.standby.signal_standby();
+            site.follow(&site.standby, &site.conninfo());
+        }
         let mut site = site;
         site.standby.start();
         site.primary.wait_for_standby("standby");
@@ -91,7 +97,7 @@ impl Site {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Writes the only primary_conninfo of a node; read at its start or reload.
+    /// Writes the only primary_conninfo of a node of 13 or later; read at its start or reload.
     pub fn follow(&self, node: &Node, conninfo: &str) {
         let conninfo = conninfo.replace('\'', "''");
         node.write(

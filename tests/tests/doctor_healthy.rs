@@ -14,6 +14,13 @@ fn is_well(site: &Site) {
 }
 
 #[test]
+fn streaming_in_every_major() {
+    for major in testbed::programs::majors() {
+        is_well(&Site::new(major));
+    }
+}
+
+#[test]
 fn idle_delayed_synchronous_and_paused_on_purpose() {
     for major in testbed::programs::majors() {
         let site = Site::new(major);

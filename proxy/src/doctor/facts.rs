@@ -365,18 +365,20 @@ impl Cluster {
         let asked = self
             .server
             .as_ref()
-            .map(|server| server.about.system_identifier.as_str());
-        asked.filter(|id| !id.is_empty()).or(self
-            .control
-            .as_ref()
-            .map(|control| control.system_identifier.as_str()))
+            .map(|server| server.about.system_identifier.as_str())
+            .filter(|id| !id.is_empty());
+        let read = || {
+            let control = self.control.as_ref()?;
+            Some(control.system_identifier.as_str())
+        };
+        asked.or_else(read)
     }
 
     pub(crate) fn timeline(&self) -> Option<u32> {
         let asked = self.server.as_ref().map(|server| server.about.timeline);
         asked
             .filter(|timeline| *timeline > 0)
-            .or(self.control.as_ref().map(|control| control.timeline))
+            .or_else(|| self.control.as_ref().map(|control| control.timeline))
     }
 
     /// How far its WAL reaches: received, or else replayed.

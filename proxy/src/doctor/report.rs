@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use protocol::escape::is_treacherous;
 use serde::Serialize;
 
 use super::catalogue::{Entry, Layer, Severity};
@@ -155,6 +156,19 @@ impl Report {
     }
 }
 
+/// Names of roles, files and peers may hold what must not reach a terminal.
+pub(super) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_treacherous(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.listen.is_empty() {
@@ -178,7 +192,7 @@ impl fmt::Display for Report {
                 f,
                 "{:<8} {state:<8} {}",
                 judged.layer.name(),
-                judged.seen.join("; ")
+                visible(&judged.seen.join("; "))
             )?;
             let found = self
                 .findings
@@ -190,18 +204,23 @@ impl fmt::Display for Report {
                     Severity::Warning => "warning",
                     Severity::Note => "note",
                 };
-                writeln!(f, "  {severity} [{}]: {}", finding.id, finding.what)?;
+                writeln!(
+                    f,
+                    "  {severity} [{}]: {}",
+                    finding.id,
+                    visible(&finding.what)
+                )?;
                 if !finding.fact.is_empty() {
-                    writeln!(f, "    fact: {}", finding.fact)?;
+                    writeln!(f, "    fact: {}", visible(&finding.fact))?;
                 }
                 if !finding.way_out.is_empty() {
-                    writeln!(f, "    do:   {}", finding.way_out)?;
+                    writeln!(f, "    do:   {}", visible(&finding.way_out))?;
                 }
             }
         }
         for unseen in &self.unseen {
-            writeln!(f, "unseen   {unseen}")?;
+            writeln!(f, "unseen   {}", visible(unseen))?;
         }
-        write!(f, "verdict: {}", self.summary)
+        write!(f, "verdict: {}", visible(&self.summary))
     }
 }

@@ -93,7 +93,7 @@ pub(super) fn place(data: &Path) -> Result<Place, String> {
         uid,
         gid: user
             .as_ref()
-            .map_or(Gid::from_raw(metadata.gid()), |user| user.gid),
+            .map_or_else(|| Gid::from_raw(metadata.gid()), |user| user.gid),
         name: user
             .as_ref()
             .map_or_else(|| uid.to_string(), |user| user.name.clone()),
@@ -289,6 +289,7 @@ impl Place {
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<_> = text
             .lines()
+            .filter(|line| !tells_a_password(line))
             .map(|line| super::walsender::plain(line.as_bytes()))
             .collect();
         lines
@@ -296,6 +297,14 @@ impl Place {
             .unwrap_or_default()
             .to_vec()
     }
+}
+
+/// A reload logs primary_conninfo as it is, and log_statement whatever is sent.
+fn tells_a_password(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    ["primary_conninfo", "password=", "password '", "password = "]
+        .iter()
+        .any(|sign| line.contains(sign))
 }
 
 pub(super) fn first_lines(text: &str, count: usize) -> String {

@@ -13,7 +13,7 @@ use crate::doctor::facts::Password;
 
 /// Keywords and their values.
 #[derive(Clone, Default)]
-pub(super) struct Conninfo(BTreeMap<String, String>);
+pub(super) struct Conninfo(BTreeMap<String, Zeroizing<String>>);
 
 impl Conninfo {
     /// `None` where libpq would refuse it, or for a URI.
@@ -27,7 +27,7 @@ impl Conninfo {
                 return None;
             }
             let (value, after) = value(after.trim_start())?;
-            values.insert(key.to_owned(), value);
+            values.insert(key.to_owned(), Zeroizing::new(value));
             rest = after.trim_start();
         }
         Some(Self(values))
@@ -36,7 +36,7 @@ impl Conninfo {
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.0
             .get(key)
-            .map(String::as_str)
+            .map(|value| value.as_str())
             .filter(|value| !value.is_empty())
     }
 

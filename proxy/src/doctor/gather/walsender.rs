@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::doctor::facts::{Answer, Login, Password, ServerError};
+use crate::doctor::report::visible;
 
 /// WAL comes in messages of 128 KiB, or 1 MiB with the largest WAL pages; nothing else that is asked for is longer.
 const LARGEST: u32 = 2 * 1024 * 1024;
@@ -97,10 +98,8 @@ where
                     return Err(malformed());
                 };
                 let code = u32::from_be_bytes(*code);
-                if matches!(code, 3 | 5 | 10) {
-                    if let Err(none) = &ask.password {
-                        return Ok(Answer::NoPassword(none.clone()));
-                    }
+                if let (3 | 5 | 10, Err(none)) = (code, &ask.password) {
+                    return Ok(Answer::NoPassword(none.clone()));
                 }
                 let password = ask
                     .password
@@ -330,9 +329,11 @@ fn error(body: &[u8]) -> ServerError {
     error
 }
 
-/// A peer's text as it may stand on a terminal; quotes stay as they are.
+/// A peer's text as it may stand on a terminal, cut where it is endless.
 pub(super) fn plain(text: &[u8]) -> String {
-    protocol::escape::escape(text).replace("\\\"", "\"")
+    const LONGEST: usize = 600;
+    let text = String::from_utf8_lossy(text);
+    visible(&text.chars().take(LONGEST).collect::<String>())
 }
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
