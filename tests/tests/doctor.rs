@@ -131,7 +131,8 @@ fn way_to_the_far_proxy() {
     let other_pki = testbed::Pki::new();
     let other = other_pki.ca().display().to_string();
     client(&good.replace(&site.pki.ca().display().to_string(), &other)).names("T17", 1);
-    client(&good);
+    site.client.rewrite(&good);
+    site.client.reload();
     site.wait_for_stream();
 
     let server = |config: &str| {
@@ -145,7 +146,8 @@ fn way_to_the_far_proxy() {
     server(&site.serving(Path::new("/nonexistent/.s.PGSQL.5432"), "cn:standby")).names("B01", 1);
     site.doctor_on_primary().names("U09", 1);
     let serving = site.serving(&socket, "cn:standby");
-    server(&serving);
+    site.server.rewrite(&serving);
+    site.server.reload();
     site.wait_for_stream();
     let good = site.pki.issue("primary");
     let expired = site.pki.issue_wrong("expired", Wrong::Expired);
@@ -563,6 +565,48 @@ fn subscription_that_does_not_get_in() {
     );
     publisher.reload();
     site.doctor_on_standby().names("H06", 1);
+}
+
+#[test]
+fn whoever_may_not_read_the_key_asks_through_the_local_proxy() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return; // the key is readable then
+    }
+    let site = Site::new(15);
+    let copy = site.standby.socket_dir().join("pgtlsproxy");
+    fs::copy(testbed::programs::pgtlsproxy(), &copy).expect("a copy that everybody may run");
+    let doctor = || {
+        let output = Command::new("setpriv")
+            .args([
+                "--reuid",
+                "postgres",
+                "--regid",
+                "postgres",
+                "--init-groups",
+            ])
+            .arg(&copy)
+            .args(["doctor", "--config"])
+            .arg(site.client.dir().join("pgtlsproxy.toml"))
+            .arg("--pgdata")
+            .arg(site.standby.data())
+            .output()
+            .expect("it runs");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    };
+    let (status, said) = doctor();
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("may be read by root only"), "{said}");
+    assert!(said.contains("the primary admits replicator"), "{said}");
+    assert!(
+        said.ends_with("verdict: all well as far as could be seen\n"),
+        "{said}"
+    );
+    hba(&site, "local all all peer map=site\n");
+    let (status, said) = doctor();
+    assert!(status == Some(1) && said.contains("[H01]"), "{said}");
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn logical() {
         "create subscription s connection '{connection}' publication p"
     ));
     site.standby.poll_query_until(
-        "select count(*) from pg_stat_subscription where last_msg_receipt_time is not null",
+        "select count(*) from pg_stat_subscription where received_lsn is not null",
         "1",
     );
     site.doctor_on_standby().is_well();
