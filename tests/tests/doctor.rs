@@ -179,6 +179,11 @@ fn way_to_the_far_proxy() {
     site.doctor_on_standby().names("N24", 3);
     healed(&site);
 
+    site.pki.issue("primary");
+    site.pki.revoke("standby");
+    let crl = format!("crl = \"{}\"\n[[server]]", site.pki.crl().display());
+    server(&serving.replace("[[server]]", &crl)).names("T43", 1);
+
     site.server.signal(Signal::SIGTERM);
     site.server.wait_for_exit(testbed::wait::PATIENCE);
     site.doctor_on_primary().names("N25", 1);
