@@ -307,7 +307,7 @@ impl Here<'_> {
             self.libpq(facts, conninfo.as_ref())
         );
         facts.routes = routes;
-        if facts.routes.iter().any(found_the_slot_taken) {
+        if facts.routes.iter().any(may_have_come_in) {
             self.ask_again(facts).await;
         }
         let uid = self.place.as_ref().map(|place| place.owner.uid.as_raw());
@@ -356,19 +356,18 @@ impl Here<'_> {
         }
     }
 
-    /// A standby that comes in by itself while we ask takes the slot before us. It is let through only if it stays:
-    /// one that is refused again and again looks connected for moments, too.
+    /// A standby may have come in by itself while we asked, or just before: then it, and not another, has the slot.
     async fn ask_again(&self, facts: &mut Facts) {
         let (Some(place), Some(mut cluster)) = (self.place.clone(), facts.cluster.take()) else {
             return;
         };
         let asked = tokio::task::spawn_blocking(move || {
-            for _ in 0..2 {
+            for _ in 0..3 {
+                std::thread::sleep(Duration::from_millis(200));
                 server::ask(&place, &mut cluster, &mut Vec::new());
-                if !cluster.flows() {
+                if cluster.flows() {
                     break;
                 }
-                std::thread::sleep(Duration::from_millis(100));
             }
             cluster
         });
@@ -514,11 +513,13 @@ impl Here<'_> {
     }
 }
 
-fn found_the_slot_taken(route: &Route) -> bool {
+fn may_have_come_in(route: &Route) -> bool {
     match &route.answer {
-        Some(Answer::Welcome(login)) => {
-            matches!(&login.stream, Some(Err(error)) if error.sqlstate == "55006")
-        }
+        Some(Answer::Welcome(login)) => match &login.stream {
+            Some(Ok(())) => true,
+            Some(Err(error)) => error.sqlstate == "55006",
+            None => false,
+        },
         _ => false,
     }
 }

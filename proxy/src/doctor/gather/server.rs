@@ -145,6 +145,9 @@ fn part<T: DeserializeOwned>(parts: &BTreeMap<&str, Value>, name: &str) -> Optio
     T::deserialize(parts.get(name)?).ok()
 }
 
+// A walreceiver that is refused again and again calls itself streaming each time it has connected. Until its first
+// message both times are that of its start; a stream at a segment's end may be idle, so after 0.3 s it counts.
+
 /// One SELECT for each part: its name, and its value as JSON on one line. PostgreSQL 10 to 18; what a version does not
 /// have is left out.
 fn script(major: u32) -> String {
@@ -197,7 +200,9 @@ select 'senders', coalesce(jsonb_agg(jsonb_build_object('application_name', appl
     'sync_state', sync_state, 'behind', pg_wal_lsn_diff(case when pg_is_in_recovery()
         then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end, replay_lsn))), '[]')
     from pg_stat_replication;
-select 'receiver', jsonb_build_object('pid', a.pid, 'status', w.status,
+select 'receiver', jsonb_build_object('pid', a.pid, 'status', case when w.status = 'streaming'
+        and w.last_msg_send_time = w.last_msg_receipt_time
+        and clock_timestamp() - a.backend_start < '300ms' then 'starting' else w.status end,
     'silent_for', extract(epoch from clock_timestamp() - w.last_msg_receipt_time),
     'clock_ahead', extract(epoch from w.last_msg_send_time - w.last_msg_receipt_time),
     'connecting_for', case when a.wait_event ilike '%walreceiverconnect'
