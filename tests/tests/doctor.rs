@@ -359,12 +359,12 @@ fn standby_itself(major: u32) {
     kill(startup, Signal::SIGCONT).expect("it goes on");
 
     site.standby
-        .query("alter system set wal_receiver_timeout = '1s'");
+        .query("alter system set wal_receiver_timeout = '3s'");
     site.standby.reload();
     let receiver = process_of(&site.standby, "walreceiver");
     kill(receiver, Signal::SIGSTOP).expect("it stops");
     site.standby.poll_query_until(
-        "select clock_timestamp() - last_msg_receipt_time > '2100ms' from pg_stat_wal_receiver",
+        "select clock_timestamp() - last_msg_receipt_time > '4100ms' from pg_stat_wal_receiver",
         "t",
     );
     site.doctor_on_standby().names("Y13", 1);

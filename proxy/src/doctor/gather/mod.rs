@@ -515,6 +515,8 @@ impl Here<'_> {
 
 fn may_have_come_in(route: &Route) -> bool {
     match &route.answer {
+        // It may hold the last walsender itself.
+        Some(Answer::Refused(error)) => error.sqlstate == "53300",
         Some(Answer::Welcome(login)) => match &login.stream {
             Some(Ok(())) => true,
             Some(Err(error)) => error.sqlstate == "55006",
