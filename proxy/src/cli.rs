@@ -55,6 +55,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  pgtlsproxy join -        and paste the line, so that it stands in no list of processes\n\nMakes the key here; writes key, certificate, CA, CRL and configuration, all or nothing."
     )]
     Join(JoinFlags),
+    /// Say why replication does not flow, layer by layer; changes nothing
+    #[command(
+        after_help = "Example:\n  pgtlsproxy doctor --cluster 15/main\n\nRun it as root or as PostgreSQL's OS user, on either host.\nExit status: 0 all well, 1 problems, 2 wrong usage, 3 warnings only."
+    )]
+    Doctor(DoctorFlags),
     /// Show it at work: a primary, a standby and two sidecars on this machine, streaming
     #[command(after_help = "Example:\n  pgtlsproxy demo --seconds 30")]
     Demo(DemoFlags),
@@ -189,6 +194,24 @@ pub(crate) struct StatusFlags {
     /// Show it again every second
     #[arg(long)]
     pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorFlags {
+    #[command(flatten)]
+    pub(crate) config: ConfigFlag,
+    /// The tunnel: server, client, or server-1, client-2 where there are several [default: by PostgreSQL's role]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tunnel: Option<String>,
+    /// The cluster, as Debian names it: 15/main [default: found by itself]
+    #[arg(long, value_name = "VERSION/NAME", conflicts_with = "pgdata")]
+    pub(crate) cluster: Option<String>,
+    /// The cluster's data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: Option<PathBuf>,
+    /// Print the report as JSON (docs/doctor.md)
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

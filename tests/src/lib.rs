@@ -17,6 +17,7 @@ pub mod postgres;
 mod process;
 pub mod programs;
 pub mod sidecar;
+pub mod site;
 mod stand_in;
 pub mod tunnel;
 pub mod wait;

@@ -241,6 +241,18 @@ impl Node {
         give_to_postgres(&path);
     }
 
+    /// Makes it a standby from the next start on (12 and later), whatever it is told to connect to.
+    pub fn signal_standby(&self) {
+        self.append("standby.signal", "");
+    }
+
+    /// Replaces a file in its data directory.
+    pub fn write(&self, file: &str, text: &str) {
+        let path = self.data().join(file);
+        fs::write(&path, text).unwrap();
+        give_to_postgres(&path);
+    }
+
     /// Makes it a standby that streams over `conninfo`, from the next start on.
     pub fn set_standby(&self, conninfo: &str, slot: Option<&str>) {
         let conninfo = format!("{conninfo} application_name={}", self.name).replace('\'', "''");

@@ -1,6 +1,8 @@
 //! Certificates meet other makers: PostgreSQL's own TLS and libpq take what `certs-tool` made, also under a CA that
 //! openssl made, and `certs-tool` sees what they present.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

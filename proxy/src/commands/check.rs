@@ -5,13 +5,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use super::WARNINGS_ONLY;
 use crate::cli::CheckFlags;
 use crate::config::Source;
 use crate::problem::Problem;
 use crate::reload::load;
-
-/// Exit status where nothing but warnings was found.
-const WARNINGS_ONLY: u8 = 3;
 
 #[derive(Serialize)]
 struct Report<'a> {

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod doctor;
 mod invite;
 mod join;
 mod status;
@@ -13,6 +14,9 @@ use crate::config::Source;
 use crate::daemon;
 use crate::problem::Problem;
 
+/// Exit status of `check` and `doctor` where nothing but warnings was found.
+const WARNINGS_ONLY: u8 = 3;
+
 /// Runs the command; what went wrong is for `main` to print.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
     match cli.command {
@@ -23,6 +27,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Status(flags) => status::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Join(flags) => join::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(flags) => doctor::run(&flags),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -36,6 +36,7 @@ pub(crate) use legs::{Far, Settings, Shared, shutdown_farewell};
 pub(crate) use meter::Tally;
 pub(crate) use observer::now;
 pub(crate) use registry::{Live, Registry};
+pub(crate) use upstream::{broken_target, cannot_reach_target, no_tls_there, silent_target};
 
 /// How long PostgreSQL may take to act on a cancel request and close.
 const CANCEL_TAKES: Duration = Duration::from_secs(10);

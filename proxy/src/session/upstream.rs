@@ -2,6 +2,7 @@
 //! request gets here: a `Permit` is taken by value.
 
 use std::borrow::Cow;
+use std::io;
 use std::time::Duration;
 
 use protocol::error_response::{Refusal, SqlState};
@@ -207,15 +208,8 @@ async fn reach(
     let mut stream = dial_target(target, deadline)
         .await
         .map_err(|error| cannot_reach_target(target, &error))?;
-    let failed = |error: std::io::Error| {
-        explain_read(&error).unwrap_or_else(|| {
-            cannot_connect(
-                "N03",
-                format!("the connection to {target} broke: {error}"),
-                "look at the log of the proxy or PostgreSQL there",
-            )
-        })
-    };
+    let failed =
+        |error: io::Error| explain_read(&error).unwrap_or_else(|| broken_target(target, &error));
     stream
         .prepare()
         .and_then(|()| stream.notice_dead_peer(route.dead_peer))
@@ -317,7 +311,7 @@ fn silent_postgres(postgres: &PostgresAddress, after: Duration) -> Refusal {
     )
 }
 
-fn cannot_reach_target(target: &Target, error: &DialError) -> Refusal {
+pub(crate) fn cannot_reach_target(target: &Target, error: &DialError) -> Refusal {
     let (id, hint) = match error {
         DialError::Resolve { .. } | DialError::NoAddress { .. } => (
             "N01",
@@ -335,7 +329,15 @@ fn cannot_reach_target(target: &Target, error: &DialError) -> Refusal {
     cannot_connect(id, format!("cannot reach {target}: {error}"), hint)
 }
 
-fn silent_target(target: &Target, after: Duration) -> Refusal {
+pub(crate) fn broken_target(target: &Target, error: &io::Error) -> Refusal {
+    cannot_connect(
+        "N03",
+        format!("the connection to {target} broke: {error}"),
+        "look at the log of the proxy or PostgreSQL there",
+    )
+}
+
+pub(crate) fn silent_target(target: &Target, after: Duration) -> Refusal {
     cannot_connect(
         "N02",
         format!(
@@ -346,7 +348,7 @@ fn silent_target(target: &Target, after: Duration) -> Refusal {
     )
 }
 
-fn no_tls_there(target: &Target, reply: u8) -> Refusal {
+pub(crate) fn no_tls_there(target: &Target, reply: u8) -> Refusal {
     let why = match reply {
         b'N' => "has TLS switched off",
         _ => "does not know SSLRequest",

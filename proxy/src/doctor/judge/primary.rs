@@ -1,0 +1,327 @@
+//! PostgreSQL on this host: what would keep a standby out (pg_hba.conf, roles, slots, walsenders, wal_level), what will
+//! at the next restart, and who streams from it. On a standby's host only its own configuration.
+
+use super::View;
+use super::answer::anew;
+use super::hba::{Decision, Via, decide};
+use super::path::words;
+use super::standby::log_or;
+use crate::doctor::catalogue::{self as found, Layer, Severity};
+use crate::doctor::facts::{
+    Backend, Cluster, Explained, Facts, HbaRule, Outcome, Role, Server, Side,
+};
+use crate::doctor::report::Finding;
+
+/// An inactive slot that holds less will do so for a while whenever a standby restarts.
+const HELD: f64 = 128.0 * 1024.0 * 1024.0;
+
+pub(super) fn postgres(facts: &Facts, view: &mut View) {
+    if let Some(backend) = &facts.backend {
+        behind(backend, facts.cluster.as_ref(), view);
+    }
+    let Some(cluster) = &facts.cluster else {
+        return;
+    };
+    let Some(server) = &cluster.server else {
+        return;
+    };
+    let mut own = View::default();
+    configuration(cluster, server, &mut own);
+    if facts.side == Side::Server {
+        let via = match &facts.backend {
+            Some(backend) if !backend.unix => Via::Loopback,
+            _ => Via::Socket,
+        };
+        admission(server, tls_off(cluster), via, &mut own);
+        supply(cluster, server, &mut own);
+    } else {
+        // What is wrong with a standby's own files will matter when it is a primary.
+        for finding in &mut own.findings {
+            finding.severity = finding.severity.min(Severity::Warning);
+        }
+    }
+    view.seen.extend(own.seen);
+    view.findings.extend(own.findings);
+}
+
+fn behind(backend: &Backend, cluster: Option<&Cluster>, view: &mut View) {
+    let address = &backend.reach.address;
+    let fact = format!("{address}: {}", words(&backend.reach.outcome));
+    match &backend.reach.outcome {
+        Outcome::Answered(_) => view.see(format!("PostgreSQL answers at {address}")),
+        Outcome::Silent => view.find(Finding::new(&found::POSTGRES_SILENT, fact, "")),
+        Outcome::NoName(_) | Outcome::Failed(_) => match cluster {
+            Some(cluster) if cluster.running => {
+                let real = cluster
+                    .socket
+                    .as_ref()
+                    .map(|socket| format!("\"{}\"", socket.display()));
+                let real = real.unwrap_or_else(|| "its address".to_owned());
+                view.find(Finding::new(&found::POSTGRES_ELSEWHERE, fact, &real));
+            }
+            Some(cluster) => {
+                let why = cluster
+                    .conf_error
+                    .clone()
+                    .unwrap_or_else(|| log_or(cluster, &fact));
+                view.find(Finding::new(&found::POSTGRES_DOWN, why, ""));
+            }
+            None => {
+                let explained = Explained {
+                    id: "B01".to_owned(),
+                    message: format!("the tunnel cannot reach its PostgreSQL at {address}"),
+                    way_out: "start PostgreSQL, or mend `postgres` in the [[server]] table"
+                        .to_owned(),
+                };
+                view.find(Finding::explained(&explained, Layer::Postgres, fact));
+            }
+        },
+    }
+}
+
+/// What is wrong with the files, whoever it concerns.
+fn configuration(cluster: &Cluster, server: &Server, view: &mut View) {
+    for error in &server.config_errors {
+        let name = error.name.as_deref().unwrap_or_default();
+        let fact = format!("{}: {name} {}", error.place, error.error);
+        view.find(Finding::new(&found::CONF_BROKEN, fact, ""));
+    }
+    let rules = server.hba.as_deref().unwrap_or_default();
+    for rule in rules.iter().filter(|rule| breaks(rule, tls_off(cluster))) {
+        let error = rule.error.as_deref().unwrap_or_default();
+        let fact = format!("{}: {error}", rule.place);
+        view.find(Finding::new(&found::HBA_BROKEN, fact, ""));
+    }
+    // A reload that met an error does not count as one.
+    if !cluster.edited.is_empty() && server.config_errors.is_empty() {
+        view.find(Finding::new(
+            &found::NOT_RELOADED,
+            cluster.edited.join(", "),
+            "",
+        ));
+    }
+    if !server.pending_restart.is_empty() {
+        view.find(Finding::new(
+            &found::PENDING_RESTART,
+            server.pending_restart.join(", "),
+            "",
+        ));
+    }
+    let trusting: Vec<_> = rules.iter().filter(|rule| lets_local_in(rule)).collect();
+    if let Some(first) = trusting.first() {
+        let more = match trusting.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let fact = format!(
+            "{}: {} ... trust{more}",
+            first.place,
+            first.kind.as_deref().unwrap_or_default()
+        );
+        view.find(Finding::new(&found::HBA_TRUST, fact, ""));
+    }
+    if let Some(first) = cluster.unreadable.first() {
+        let mend = format!(
+            "chown {} {first} (or move it out of the data directory)",
+            cluster.owner
+        );
+        view.find(Finding::new(
+            &found::FILES_UNREADABLE,
+            cluster.unreadable.join(", "),
+            &mend,
+        ));
+    }
+}
+
+fn tls_off(cluster: &Cluster) -> bool {
+    cluster.setting("ssl") == "off"
+}
+
+/// Whether the file cannot be loaded because of this line: a line for an encryption that the server does not have only
+/// cannot match.
+fn breaks(rule: &HbaRule, tls_off: bool) -> bool {
+    let harmless = match rule.kind.as_deref() {
+        Some("hostgssenc") => true,
+        Some("hostssl") => tls_off,
+        _ => false,
+    };
+    rule.error.is_some() && !harmless
+}
+
+/// `trust` for a socket or a loopback address.
+fn lets_local_in(rule: &HbaRule) -> bool {
+    let kind = rule.kind.as_deref().unwrap_or_default();
+    let address = rule.address.as_deref().unwrap_or_default();
+    let local = kind == "local"
+        || [
+            "127.",
+            "::1",
+            "0.0.0.0",
+            "::",
+            "localhost",
+            "samehost",
+            "samenet",
+            "all",
+        ]
+        .iter()
+        .any(|start| address.starts_with(start));
+    rule.error.is_none() && local && rule.auth_method.as_deref() == Some("trust")
+}
+
+/// Whether some role that may replicate gets in from the proxy.
+fn admission(server: &Server, tls_off: bool, via: Via, view: &mut View) {
+    let Some(rules) = &server.hba else {
+        return;
+    };
+    if rules.iter().any(|rule| breaks(rule, tls_off)) {
+        // The rules in force are older than the file.
+        return;
+    }
+    let able = |role: &&Role| role.login && !role.expired && (role.replication || role.superuser);
+    let able: Vec<_> = server.roles.iter().filter(able).collect();
+    let plain: Vec<_> = able
+        .iter()
+        .copied()
+        .filter(|role| !role.superuser)
+        .collect();
+    let candidates = if plain.is_empty() { able } else { plain };
+    let mut refused = Vec::new();
+    for role in candidates {
+        match barrier(rules, role, via) {
+            Some(finding) => refused.push(finding),
+            None => {
+                view.see(format!("pg_hba.conf admits {} for replication", role.name));
+                return;
+            }
+        }
+    }
+    if let Some(first) = refused.into_iter().next() {
+        view.find(first);
+    }
+}
+
+fn barrier(rules: &[HbaRule], role: &Role, via: Via) -> Option<Finding> {
+    let name = &role.name;
+    let line = match via {
+        Via::Socket => format!("local replication {name} peer map=pgtlsproxy"),
+        Via::Loopback => format!("host replication {name} 127.0.0.1/32 scram-sha-256"),
+    };
+    match decide(rules, role, None, via) {
+        Decision::CannotTell => None,
+        Decision::Nothing => Some(Finding::new(
+            &found::HBA_NO_LINE,
+            format!(
+                "none of its {} lines matches role {name} for `replication`",
+                rules.len()
+            ),
+            &line,
+        )),
+        Decision::TlsOnly(rule) => Some(Finding::new(
+            &found::HBA_TLS_ONLY,
+            format!(
+                "{} is the only line for role {name}, and it is hostssl",
+                rule.place
+            ),
+            &line,
+        )),
+        Decision::Line(rule) => {
+            let method = rule.auth_method.as_deref().unwrap_or_default();
+            let place = &rule.place;
+            match (method, role.password.as_deref()) {
+                ("reject", _) => Some(Finding::new(
+                    &found::HBA_REJECTS,
+                    format!("{place} decides about role {name}: reject"),
+                    &line,
+                )),
+                ("scram-sha-256", Some("md5")) => Some(Finding::new(
+                    &found::PASSWORD_FORM,
+                    format!("{place} decides about role {name}"),
+                    name,
+                )),
+                ("scram-sha-256" | "md5" | "password", Some("")) => Some(Finding::new(
+                    &found::PASSWORD_WRONG,
+                    format!("{place} asks for a password, and role {name} has none"),
+                    name,
+                )),
+                _ => None,
+            }
+        }
+    }
+}
+
+/// What a standby that was let in needs: WAL, walsenders, slots.
+fn supply(cluster: &Cluster, server: &Server, view: &mut View) {
+    if cluster.setting("wal_level") == "minimal" {
+        view.find(Finding::new(
+            &found::WAL_LEVEL_MINIMAL,
+            "wal_level = minimal",
+            "",
+        ));
+    }
+    let most = cluster.setting("max_wal_senders").parse::<usize>();
+    if let Ok(most) = most
+        && most > 0
+        && server.senders.len() >= most
+    {
+        let fact = format!(
+            "{} of max_wal_senders = {most} are taken",
+            server.senders.len()
+        );
+        view.find(Finding::new(&found::SENDERS_USED_UP, fact, "").at_most(Severity::Warning));
+    }
+    for slot in &server.slots {
+        let name = &slot.name;
+        if slot.wal_status.as_deref() == Some("lost") {
+            view.find(Finding::new(
+                &found::SLOT_LOST,
+                format!("pg_replication_slots: {name} has wal_status lost"),
+                &anew(name),
+            ));
+        } else if !slot.active && slot.held.is_some_and(|held| held > HELD) {
+            let held = slot.held.unwrap_or_default() / (1024.0 * 1024.0);
+            view.find(Finding::new(
+                &found::SLOT_HOLDS_WAL,
+                format!("slot {name} is not active and holds {held:.0} MB"),
+                name,
+            ));
+        }
+    }
+}
+
+/// Who streams from here.
+pub(super) fn standbys(facts: &Facts, view: &mut View) {
+    let (Side::Server, Some(cluster)) = (facts.side, &facts.cluster) else {
+        return;
+    };
+    let Some(server) = &cluster.server else {
+        return;
+    };
+    let streaming = server
+        .senders
+        .iter()
+        .filter(|sender| sender.state.as_deref() == Some("streaming"));
+    let names: Vec<_> = streaming
+        .map(|sender| match sender.behind {
+            Some(behind) => format!("{} ({behind:.0} bytes behind)", sender.application_name),
+            None => sender.application_name.clone(),
+        })
+        .collect();
+    view.see(match names.as_slice() {
+        [] => "nobody streams from here".to_owned(),
+        names => format!("streaming: {}", names.join(", ")),
+    });
+    let wanted = cluster.setting("synchronous_standby_names");
+    let waits = !matches!(cluster.setting("synchronous_commit"), "off" | "local");
+    let present = server
+        .senders
+        .iter()
+        .any(|sender| matches!(sender.sync_state.as_deref(), Some("sync" | "quorum")));
+    if !wanted.is_empty() && waits && !present && !server.about.in_recovery {
+        let commits = server.waiting_commits;
+        view.find(Finding::new(
+            &found::SYNC_STANDBY_ABSENT,
+            format!("synchronous_standby_names = '{wanted}', none of them streams, {commits} commits wait"),
+            "",
+        ));
+    }
+}

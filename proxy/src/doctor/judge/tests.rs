@@ -1,0 +1,444 @@
+//! Facts by hand, findings as ids: one line a case.
+
+use std::time::Duration;
+
+use protocol::replication::Lsn;
+
+use super::hba::{Decision, Via, decide};
+use super::judge;
+use crate::doctor::facts::{
+    About, Answer, Cluster, Door, Explained, Facts, HbaRule, Login, Outcome, Reach, Receiver,
+    Replay, Role, Route, Server, ServerError, Side, Upstream,
+};
+use crate::doctor::gather::Subject;
+
+fn ids(facts: &Facts) -> Vec<String> {
+    let report = judge(Subject::default(), facts);
+    report
+        .findings
+        .into_iter()
+        .map(|finding| finding.id)
+        .collect()
+}
+
+/// A standby of 15 that streams through the tunnel, and a primary that would let it in again.
+fn well() -> Facts {
+    let login = Login {
+        system_identifier: "7".to_owned(),
+        timeline: 1,
+        lsn: Lsn(0x500),
+        in_recovery: Some(false),
+        ..Login::default()
+    };
+    let server = Server {
+        about: About {
+            superuser: true,
+            in_recovery: true,
+            system_identifier: "7".to_owned(),
+            timeline: 1,
+            ..About::default()
+        },
+        hba: Some(Vec::new()),
+        receiver: Some(Receiver {
+            pid: 42,
+            status: Some("streaming".to_owned()),
+            silent_for: Some(3.0),
+            ..Receiver::default()
+        }),
+        replay: Some(Replay {
+            received: Some("0/400".to_owned()),
+            replayed: Some("0/400".to_owned()),
+            paused: false,
+        }),
+        ..Server::default()
+    };
+    let settings = [
+        ("primary_conninfo", "host=/run/x port=5442"),
+        ("wal_receiver_timeout", "60000"),
+    ];
+    Facts {
+        door: Some(Door {
+            reach: reach(Outcome::Answered(Duration::from_millis(1))),
+            ours: true,
+            admits: Some(true),
+            libpq: None,
+        }),
+        routes: vec![Route {
+            target: "db1:5443".to_owned(),
+            answer: Some(Answer::Welcome(Box::new(login))),
+            ..Route::default()
+        }],
+        cluster: Some(Cluster {
+            major: 15,
+            running: true,
+            standby_signal: true,
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            upstream: Some(Upstream {
+                user: "rep".to_owned(),
+                slot: Some("s1".to_owned()),
+                ..Upstream::default()
+            }),
+            server: Some(server),
+            ..Cluster::default()
+        }),
+        ..Facts::default()
+    }
+}
+
+fn reach(outcome: Outcome) -> Reach {
+    Reach {
+        address: "/run/x".to_owned(),
+        outcome,
+    }
+}
+
+fn cluster(facts: &mut Facts) -> &mut Cluster {
+    facts.cluster.as_mut().unwrap()
+}
+
+fn server(facts: &mut Facts) -> &mut Server {
+    cluster(facts).server.as_mut().unwrap()
+}
+
+fn login(facts: &mut Facts) -> &mut Login {
+    match &mut facts.routes[0].answer {
+        Some(Answer::Welcome(login)) => login,
+        _ => panic!("no login"),
+    }
+}
+
+fn set(facts: &mut Facts, name: &str, value: &str) {
+    cluster(facts)
+        .settings
+        .insert(name.to_owned(), value.to_owned());
+}
+
+fn error(sqlstate: &str, routine: &str, message: &str) -> ServerError {
+    ServerError {
+        sqlstate: sqlstate.to_owned(),
+        routine: routine.to_owned(),
+        message: message.to_owned(),
+        ..ServerError::default()
+    }
+}
+
+/// The walreceiver is not there, and a login gets this answer.
+fn refuse(facts: &mut Facts, sqlstate: &str, routine: &str, message: &str) {
+    server(facts).receiver = None;
+    facts.routes[0].answer = Some(Answer::Refused(error(sqlstate, routine, message)));
+}
+
+/// The walreceiver is not there, and START_REPLICATION gets this answer.
+fn no_stream(facts: &mut Facts, sqlstate: &str) {
+    server(facts).receiver = None;
+    login(facts).stream = Some(Err(error(sqlstate, "", "in any language")));
+}
+
+#[test]
+fn each_fact_has_its_id() {
+    type Plant = fn(&mut Facts);
+    let cases: &[(&[&str], Plant)] = &[
+        (&[], |_| ()),
+        (&["N21"], |f| {
+            f.door.as_mut().unwrap().reach = reach(Outcome::Failed("refused".to_owned()))
+        }),
+        (&["N22"], |f| {
+            f.door.as_mut().unwrap().reach = reach(Outcome::Silent)
+        }),
+        (&["N23"], |f| {
+            f.door.as_mut().unwrap().reach = reach(Outcome::NoName("no name".to_owned()))
+        }),
+        (&["N24"], |f| f.door.as_mut().unwrap().ours = false),
+        (&["P08"], |f| f.door.as_mut().unwrap().admits = Some(false)),
+        (&["Q01"], |f| {
+            server(f).receiver.as_mut().unwrap().clock_ahead = Some(-30.0)
+        }),
+        // Nothing was received of late: an old difference says nothing of now.
+        (&[], |f| {
+            let receiver = server(f).receiver.as_mut().unwrap();
+            (receiver.clock_ahead, receiver.silent_for) = (Some(-30.0), Some(90.0));
+            set(f, "wal_receiver_timeout", "0");
+        }),
+        (&["H01"], |f| {
+            refuse(
+                f,
+                "28000",
+                "ClientAuthentication",
+                "kein Eintrag in pg_hba.conf",
+            )
+        }),
+        (&["H02"], |f| {
+            refuse(
+                f,
+                "28000",
+                "ClientAuthentication",
+                "pg_hba.conf rejects ...",
+            )
+        }),
+        (&["A07"], |f| {
+            refuse(f, "28000", "auth_failed", "Peer-Authentifizierung")
+        }),
+        (&["A05"], |f| {
+            refuse(
+                f,
+                "28000",
+                "InitializeSessionUserId",
+                "darf nicht einloggen",
+            )
+        }),
+        (&["A01"], |f| refuse(f, "28P01", "auth_failed", "x")),
+        (&["A04"], |f| refuse(f, "42501", "InitPostgres", "x")),
+        (&["U06"], |f| refuse(f, "53300", "InitProcess", "x")),
+        (&["U14"], |f| refuse(f, "53300", "InitPostgres", "x")),
+        (&["U12"], |f| {
+            refuse(f, "57P03", "ProcessStartupPacket", "x")
+        }),
+        (&["U15"], |f| refuse(f, "XX000", "x", "x")),
+        // The far proxy's own word, at its own layer.
+        (&["P01"], |f| {
+            refuse(f, "28000", "", "pgtlsproxy: no rule for dns:a [P01]")
+        }),
+        (&["B01"], |f| {
+            refuse(f, "57P03", "", "pgtlsproxy: cannot reach [B01]")
+        }),
+        (&["L01"], |f| {
+            refuse(f, "53300", "", "pgtlsproxy: too many [L01]")
+        }),
+        // Somebody who only writes like us is no proxy of ours.
+        (&["U15"], |f| {
+            refuse(f, "XX000", "x", "pgtlsproxy: [not an id]")
+        }),
+        (&["U01"], |f| no_stream(f, "42704")),
+        (&["U02"], |f| no_stream(f, "55006")),
+        (&["U03"], |f| no_stream(f, "55000")),
+        (&["U03"], |f| no_stream(f, "58P01")),
+        (&["U04"], |f| {
+            no_stream(f, "58P01");
+            cluster(f).upstream.as_mut().unwrap().slot = None;
+        }),
+        // Another cluster's slots and WAL are nobody's fault.
+        (&["Y01"], |f| {
+            no_stream(f, "42704");
+            login(f).system_identifier = "8".to_owned();
+        }),
+        (&["Y02"], |f| {
+            no_stream(f, "58P01");
+            server(f).about.timeline = 2;
+        }),
+        (&["Y03"], |f| login(f).lsn = Lsn(0x300)),
+        (&["Y03"], |f| {
+            login(f).timeline = 2;
+            login(f).history = vec![(1, Lsn(0x3ff))];
+        }),
+        (&[], |f| {
+            login(f).timeline = 2;
+            login(f).history = vec![(1, Lsn(0x400))];
+        }),
+        (&["Y17"], |f| server(f).receiver = None),
+        (&["Y09"], |f| {
+            server(f).receiver = None;
+            f.door.as_mut().unwrap().libpq = Some("invalid connection option".to_owned());
+        }),
+        (&["Y13"], |f| {
+            server(f).receiver.as_mut().unwrap().silent_for = Some(61.5)
+        }),
+        (&["Y13"], |f| {
+            server(f).receiver = Some(Receiver {
+                connecting_for: Some(400.0),
+                ..Receiver::default()
+            });
+        }),
+        (&["Y11"], |f| {
+            server(f).replay.as_mut().unwrap().paused = true
+        }),
+        (&["Y19"], |f| {
+            server(f).replay.as_mut().unwrap().paused = true;
+            set(f, "max_connections", "60");
+            login(f)
+                .settings
+                .insert("max_connections".to_owned(), "70".to_owned());
+        }),
+        (&["Y12"], |f| {
+            server(f).replayed_later = Some("0/400".to_owned())
+        }),
+        (&[], |f| server(f).replayed_later = Some("0/401".to_owned())),
+        (&[], |f| {
+            server(f).replayed_later = Some("0/400".to_owned());
+            set(f, "recovery_min_apply_delay", "3600000");
+        }),
+        (&["Y15"], |f| set(f, "primary_conninfo", "")),
+        (&[], |f| {
+            set(f, "primary_conninfo", "");
+            set(f, "restore_command", "cp");
+        }),
+        (&["Y10"], |f| {
+            server(f).conninfo_places = vec!["a:1".to_owned(), "b:2".to_owned()]
+        }),
+        (&["Y16"], |f| set(f, "sync_replication_slots", "on")),
+        (&["Y04"], |f| server(f).about.in_recovery = false),
+        (&["Y05"], |f| {
+            server(f).about.in_recovery = false;
+            server(f).about.timeline = 2;
+        }),
+        (&[], |f| {
+            server(f).about.in_recovery = false;
+            login(f).in_recovery = Some(true);
+        }),
+        (&["Y14"], |f| {
+            (cluster(f).running, cluster(f).server) = (false, None)
+        }),
+        (&["Y08"], |f| {
+            (cluster(f).running, cluster(f).server) = (false, None);
+            cluster(f).conf_error = Some("unrecognized".to_owned());
+        }),
+        (&["Y06"], |f| cluster(f).recovery_conf = true),
+        // A refusal that a running stream does not feel is a warning; a full house is a note.
+        (&["A04"], |f| {
+            f.routes[0].answer = Some(Answer::Refused(error("42501", "x", "x")))
+        }),
+        (&["U06"], |f| {
+            f.routes[0].answer = Some(Answer::Refused(error("53300", "InitProcess", "x")))
+        }),
+        (&["U16"], |f| {
+            server(f).receiver = None;
+            f.routes[0].answer = Some(Answer::Silent);
+        }),
+    ];
+    for (number, (expected, plant)) in cases.iter().enumerate() {
+        let mut facts = well();
+        plant(&mut facts);
+        assert_eq!(ids(&facts), *expected, "case {number}");
+    }
+}
+
+#[test]
+fn nothing_is_judged_above_the_first_failure() {
+    let mut facts = well();
+    no_stream(&mut facts, "42704");
+    server(&mut facts).about.in_recovery = false;
+    facts.routes[0].refusal = Some(Explained {
+        id: "T01".to_owned(),
+        message: "expired".to_owned(),
+        way_out: "renew".to_owned(),
+    });
+    assert_eq!(ids(&facts), ["T01"]);
+    facts.door.as_mut().unwrap().reach = reach(Outcome::Silent);
+    assert_eq!(ids(&facts), ["N22"]);
+}
+
+#[test]
+fn one_target_that_works_is_enough() {
+    let mut facts = well();
+    facts.routes.push(Route {
+        target: "db2:5443".to_owned(),
+        refusal: Some(Explained {
+            id: "N02".to_owned(),
+            message: "refused".to_owned(),
+            way_out: "look".to_owned(),
+        }),
+        ..Route::default()
+    });
+    let report = judge(Subject::default(), &facts);
+    assert_eq!(
+        report.summary,
+        "nothing stands in the way; look at: refused [N02]"
+    );
+}
+
+#[test]
+fn first_line_that_matches_decides() {
+    let rule = |kind: &str, database: &str, user: &str, address: &str, method: &str| HbaRule {
+        place: format!("{kind} {database} {user} {address}"),
+        kind: Some(kind.to_owned()),
+        database: Some(database.split(',').map(str::to_owned).collect()),
+        user_name: Some(user.split(',').map(str::to_owned).collect()),
+        address: Some(address.to_owned()).filter(|address| !address.is_empty()),
+        netmask: match address {
+            "127.0.0.0" => Some("255.0.0.0".to_owned()),
+            "10.0.0.0" => Some("255.0.0.0".to_owned()),
+            "0.0.0.0" => Some("0.0.0.0".to_owned()),
+            _ => None,
+        },
+        auth_method: Some(method.to_owned()),
+        error: None,
+    };
+    let role = Role {
+        name: "rep".to_owned(),
+        member_of: vec!["reps".to_owned()],
+        ..Role::default()
+    };
+    let said = |rules: &[HbaRule], database: Option<&str>, via| match decide(
+        rules, &role, database, via,
+    ) {
+        Decision::Line(rule) => rule.auth_method.clone().unwrap(),
+        Decision::TlsOnly(_) => "tls".to_owned(),
+        Decision::Nothing => "nothing".to_owned(),
+        Decision::CannotTell => "?".to_owned(),
+    };
+    let socket = |rules: &[HbaRule], database| said(rules, database, Via::Socket);
+    let tcp = |rules: &[HbaRule]| said(rules, None, Via::Loopback);
+    // `all` does not cover replication, and `replication` covers nothing else.
+    assert_eq!(
+        socket(&[rule("local", "all", "all", "", "peer")], None),
+        "nothing"
+    );
+    assert_eq!(
+        socket(
+            &[rule("local", "replication", "all", "", "peer")],
+            Some("app")
+        ),
+        "nothing"
+    );
+    assert_eq!(
+        socket(&[rule("local", "app", "+reps", "", "peer")], Some("app")),
+        "peer"
+    );
+    assert_eq!(
+        socket(&[rule("local", "all,replication", "rep", "", "peer")], None),
+        "peer"
+    );
+    assert_eq!(
+        socket(&[rule("local", "replication", "/^r", "", "peer")], None),
+        "?"
+    );
+    let two = [
+        rule("local", "replication", "other", "", "trust"),
+        rule("local", "replication", "rep", "", "reject"),
+        rule("local", "replication", "all", "", "peer"),
+    ];
+    assert_eq!(socket(&two, None), "reject");
+    for (address, expected) in [
+        ("127.0.0.0", "md5"),
+        ("0.0.0.0", "md5"),
+        ("10.0.0.0", "nothing"),
+        ("::1", "nothing"),
+        ("samehost", "md5"),
+        ("db.example.com", "?"),
+    ] {
+        assert_eq!(
+            tcp(&[rule("host", "replication", "all", address, "md5")]),
+            expected,
+            "{address}"
+        );
+    }
+    let tls = [
+        rule("hostssl", "replication", "all", "all", "cert"),
+        rule("hostgssenc", "replication", "all", "all", "gss"),
+    ];
+    assert_eq!(tcp(&tls), "tls");
+}
+
+#[test]
+fn a_primary_without_a_standby_is_well() {
+    let mut facts = Facts {
+        side: Side::Server,
+        ..well()
+    };
+    server(&mut facts).about.in_recovery = false;
+    server(&mut facts).hba = None;
+    facts.routes.clear();
+    facts.door = None;
+    assert_eq!(ids(&facts), Vec::<String>::new());
+}
