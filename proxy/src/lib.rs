@@ -11,9 +11,12 @@ mod net; // sockets: listen, dial, options, liveness
 mod problem; // what is wrong before any connection: what, why, what to do
 mod relay; // both directions of a joined session
 mod reload; // checks, then publishes
-#[cfg_attr(not(test), expect(dead_code, reason = "its commands come with the next change"))]
-mod setup; // PostgreSQL's configuration: read, planned, applied, undone
 mod session; // one connection from accept to close
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "its commands come with the next change")
+)]
+mod setup; // PostgreSQL's configuration: read, planned, applied, undone
 mod tls; // the only room that speaks rustls
 mod tunnel; // one listener
 mod waiting; // the handshakes under way, bounded

@@ -17,14 +17,13 @@ pub(crate) struct Unpaired {
 pub(crate) fn without(text: &[u8]) -> Result<Vec<u8>, Unpaired> {
     let mut kept = Vec::with_capacity(text.len());
     let mut open = None;
-    let mut lines = 0;
     for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        lines = index + 1;
+        let number = index + 1;
         match (line.trim_ascii(), open) {
-            (mark, None) if mark == BEGIN.as_bytes() => open = Some(lines),
+            (mark, None) if mark == BEGIN.as_bytes() => open = Some(number),
             (mark, Some(_)) if mark == END.as_bytes() => open = None,
             (mark, _) if mark == END.as_bytes() || mark == BEGIN.as_bytes() => {
-                return Err(Unpaired { line: lines });
+                return Err(Unpaired { line: number });
             }
             (_, None) => kept.extend(line),
             (_, Some(_)) => {}
@@ -76,7 +75,10 @@ mod tests {
         for (text, line) in [
             ("a\n# pgtlsproxy begin\nb\n", 2),
             ("a\n# pgtlsproxy end\n", 2),
-            ("# pgtlsproxy begin\n# pgtlsproxy begin\n# pgtlsproxy end\n", 2),
+            (
+                "# pgtlsproxy begin\n# pgtlsproxy begin\n# pgtlsproxy end\n",
+                2,
+            ),
         ] {
             assert_eq!(without(text.as_bytes()), Err(Unpaired { line }), "{text}");
         }
@@ -85,7 +87,10 @@ mod tests {
     #[test]
     fn a_block_ends_its_lines_as_the_file_does() {
         let new = insert(b"a\r\nb\r\n", 3, &[b"x".to_vec()]);
-        assert_eq!(new, b"a\r\n# pgtlsproxy begin\r\nx\r\n# pgtlsproxy end\r\nb\r\n");
+        assert_eq!(
+            new,
+            b"a\r\n# pgtlsproxy begin\r\nx\r\n# pgtlsproxy end\r\nb\r\n"
+        );
         let new = insert(b"a", 1, &[]);
         assert_eq!(new, b"a\n# pgtlsproxy begin\n# pgtlsproxy end\n");
     }

@@ -59,7 +59,9 @@ fn read_file(
     open: &mut Vec<PathBuf>,
 ) -> Result<(), NotUnderstood> {
     let fault = |line, why: String| NotUnderstood::new(path, line, why);
-    let text = files.read(path).map_err(|error| fault(0, error.to_string()))?;
+    let text = files
+        .read(path)
+        .map_err(|error| fault(0, error.to_string()))?;
     open.push(path.to_owned());
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let number = index + 1;
@@ -79,11 +81,17 @@ fn read_file(
             continue;
         };
         if value.is_empty() {
-            return Err(fault(number, "it includes a file without a name".to_owned()));
+            return Err(fault(
+                number,
+                "it includes a file without a name".to_owned(),
+            ));
         }
         // PostgreSQL counts depth from 12 on together with a file that includes itself; both end in an error.
         if open.len() > DEEPEST_INCLUDE {
-            return Err(fault(number, "files include each other more than 10 deep".to_owned()));
+            return Err(fault(
+                number,
+                "files include each other more than 10 deep".to_owned(),
+            ));
         }
         let target = relative_to(path, &value);
         if major >= V12 && target == *path {
@@ -217,7 +225,10 @@ impl<'a> Lexer<'a> {
             let rest = self.rest.get(from..).unwrap_or_default();
             rest.iter().take_while(|byte| test(**byte)).count()
         };
-        let unquoted = count(|byte| is_letter_or_digit(byte) || b"-._:/".contains(&byte), 0);
+        let unquoted = count(
+            |byte| is_letter_or_digit(byte) || b"-._:/".contains(&byte),
+            0,
+        );
         let mut name = count(is_letter_or_digit, 0);
         if self.rest.get(name) == Some(&b'.')
             && self.rest.get(name + 1).is_some_and(|byte| is_letter(*byte))
@@ -387,9 +398,25 @@ mod tests {
             assert_eq!(value(line), Ok(None), "{line}");
         }
         for line in [
-            "port", "port =", "= 1", "port = 1 min", "a = 1.5GB", "a = a b", "a = a+b", "a/b = 1", "a = b.c",
-            "a = 'open", "a = 'b' 'c'", "a = 'b\\", "1 = 2", "\u{feff}port = 1 2", "a == b", "a = '\\0'",
-            "x = 'a'''b", "a.b.c = 1", "a = (",
+            "port",
+            "port =",
+            "= 1",
+            "port = 1 min",
+            "a = 1.5GB",
+            "a = a b",
+            "a = a+b",
+            "a/b = 1",
+            "a = b.c",
+            "a = 'open",
+            "a = 'b' 'c'",
+            "a = 'b\\",
+            "1 = 2",
+            "\u{feff}port = 1 2",
+            "a == b",
+            "a = '\\0'",
+            "x = 'a'''b",
+            "a.b.c = 1",
+            "a = (",
         ] {
             assert!(value(line).is_err(), "{line}");
         }
@@ -409,7 +436,14 @@ mod tests {
             ("/etc/pg/more", "wal_level = logical\n"),
             ("/data/postgresql.auto.conf", "wal_level = 'replica'\n"),
         ]);
-        let at = |major| read(&files, Path::new("/etc/pg/postgresql.conf"), Path::new("/data"), major);
+        let at = |major| {
+            read(
+                &files,
+                Path::new("/etc/pg/postgresql.conf"),
+                Path::new("/data"),
+                major,
+            )
+        };
         let settings = at(V18).unwrap();
         let effective = |name: &str| {
             let found = settings.effective(name).unwrap();
@@ -417,11 +451,18 @@ mod tests {
         };
         assert_eq!(effective("port"), "3 /etc/pg/conf.d/a.conf line 1");
         assert_eq!(effective("work_mem"), "1MB /etc/pg/postgresql.conf line 3");
-        assert_eq!(effective("wal_level"), "replica /data/postgresql.auto.conf line 1");
+        assert_eq!(
+            effective("wal_level"),
+            "replica /data/postgresql.auto.conf line 1"
+        );
         let settings = at(V9_3).unwrap();
         assert_eq!(settings.effective("wal_level").unwrap().value, b"logical");
         let settings = at(V9_1).unwrap();
-        assert_eq!(settings.effective("port").unwrap().value, b"1", "9.1 has no include_dir");
+        assert_eq!(
+            settings.effective("port").unwrap().value,
+            b"1",
+            "9.1 has no include_dir"
+        );
     }
 
     #[test]

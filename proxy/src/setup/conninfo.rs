@@ -30,9 +30,14 @@ impl Conninfo {
                 .find(|c: char| c == '=' || c.is_ascii_whitespace())
                 .ok_or("a keyword without `=`")?;
             let (keyword, after) = rest.split_at(end);
-            let value = after.trim_ascii_start().strip_prefix('=').ok_or("a keyword without `=`")?;
+            let value = after
+                .trim_ascii_start()
+                .strip_prefix('=')
+                .ok_or("a keyword without `=`")?;
             let (value, after) = match value.trim_ascii_start() {
-                quoted if quoted.starts_with('\'') => quoted_value(quoted.get(1..).unwrap_or_default())?,
+                quoted if quoted.starts_with('\'') => {
+                    quoted_value(quoted.get(1..).unwrap_or_default())?
+                }
                 plain => plain_value(plain),
             };
             pairs.push((keyword.to_owned(), value));
@@ -95,7 +100,8 @@ mod tests {
 
     #[test]
     fn strings_are_read_as_libpq_reads_them() {
-        let parsed = Conninfo::parse(" host = /run/x  port=5442 user='it\\'s \\\\' a=b\\ c d=''").unwrap();
+        let parsed =
+            Conninfo::parse(" host = /run/x  port=5442 user='it\\'s \\\\' a=b\\ c d=''").unwrap();
         let expected = [
             ("host", "/run/x"),
             ("port", "5442"),

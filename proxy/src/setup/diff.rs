@@ -9,7 +9,11 @@ pub(crate) fn unified(path: &Path, old: Option<&[u8]>, new: &[u8]) -> String {
     let before = String::from_utf8_lossy(old.unwrap_or_default());
     let after = String::from_utf8_lossy(new);
     let name = path.display().to_string();
-    let old_name = if old.is_some() { name.as_str() } else { "/dev/null" };
+    let old_name = if old.is_some() {
+        name.as_str()
+    } else {
+        "/dev/null"
+    };
     TextDiff::from_lines(&*before, &*after)
         .unified_diff()
         .header(old_name, &name)

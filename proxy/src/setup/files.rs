@@ -85,7 +85,12 @@ pub(crate) struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} line {}", escape(self.file.as_os_str().as_encoded_bytes()), self.line)
+        write!(
+            f,
+            "{} line {}",
+            escape(self.file.as_os_str().as_encoded_bytes()),
+            self.line
+        )
     }
 }
 
@@ -124,7 +129,12 @@ impl From<NotUnderstood> for Problem {
 pub(super) fn relative_to(file: &Path, path: &[u8]) -> PathBuf {
     let path = Path::new(OsStr::from_bytes(path));
     let mut canonical = PathBuf::new();
-    for component in file.parent().unwrap_or(Path::new("/")).join(path).components() {
+    for component in file
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .join(path)
+        .components()
+    {
         match component {
             Component::ParentDir => {
                 canonical.pop();
@@ -136,10 +146,7 @@ pub(super) fn relative_to(file: &Path, path: &[u8]) -> PathBuf {
 }
 
 /// The files that an `include_dir` takes, in its order: `*.conf`, not hidden, by bytes ("C" locale).
-pub(super) fn configuration_files(
-    files: &dyn Files,
-    directory: &Path,
-) -> io::Result<Vec<PathBuf>> {
+pub(super) fn configuration_files(files: &dyn Files, directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = files.list(directory)?;
     names.retain(|name| {
         let name = name.as_encoded_bytes();
@@ -159,7 +166,8 @@ pub(super) mod memory {
 
     impl Memory {
         pub(in crate::setup) fn of(files: &[(&str, &str)]) -> Self {
-            let entry = |(path, text): &(&str, &str)| (PathBuf::from(path), text.as_bytes().to_vec());
+            let entry =
+                |(path, text): &(&str, &str)| (PathBuf::from(path), text.as_bytes().to_vec());
             Self(files.iter().map(entry).collect())
         }
     }

@@ -10,3 +10,6 @@ mod files;
 mod hba;
 mod passfile;
 mod version;
+
+#[cfg(test)]
+mod tests;

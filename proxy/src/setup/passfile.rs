@@ -16,7 +16,11 @@ pub(crate) struct Entry<'a> {
 /// One line, for every database: a walreceiver asks for `replication`, slot sync for a real one.
 pub(crate) fn line(entry: Entry<'_>) -> Result<String, Problem> {
     let fields = [entry.host, entry.user, entry.password];
-    if fields.iter().any(|field| field.contains(['\n', '\r', '\0'])) || entry.host.starts_with('#') {
+    if fields
+        .iter()
+        .any(|field| field.contains(['\n', '\r', '\0']))
+        || entry.host.starts_with('#')
+    {
         return Err(Problem::new(
             "G02",
             "this role, password or host cannot stand in a password file",

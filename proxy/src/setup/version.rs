@@ -153,12 +153,7 @@ pub(crate) struct Row {
     pub(crate) source: &'static str,
 }
 
-const fn row(
-    thing: Thing,
-    since: Major,
-    value: &'static str,
-    source: &'static str,
-) -> Row {
+const fn row(thing: Thing, since: Major, value: &'static str, source: &'static str) -> Row {
     Row {
         thing,
         since,
@@ -178,50 +173,252 @@ const fn gone(thing: Thing, since: Major, source: &'static str) -> Row {
 
 /// In the order of time within each thing.
 pub(crate) const TABLE: &[Row] = &[
-    row(Thing::WalLevel, V9_1, "hot_standby", "9.1 documentation, 18.5.1 (wal_level)"),
-    row(Thing::WalLevel, V9_6, "replica", "9.6 release notes: archive and hot_standby become replica"),
-    row(Thing::WalLevelLogical, V9_4, "logical", "9.4 release notes: logical decoding"),
-    row(Thing::KeepWal, V9_1, "wal_keep_segments", "9.1 documentation, 18.6.1"),
-    row(Thing::KeepWal, V13, "wal_keep_size", "13 release notes: wal_keep_segments renamed"),
-    row(Thing::SlotBound, V13, "max_slot_wal_keep_size", "13 release notes"),
-    row(Thing::Slots, V9_4, "max_replication_slots", "9.4 release notes: replication slots"),
-    row(Thing::StandbyMarker, V9_1, "recovery.conf", "9.1 documentation, 26 (Recovery Configuration)"),
-    row(Thing::StandbyMarker, V12, "standby.signal", "12 release notes: recovery.conf moved into postgresql.conf"),
-    row(Thing::TriggerFile, V9_1, "trigger_file", "9.1 documentation, 26.3"),
-    row(Thing::TriggerFile, V12, "promote_trigger_file", "12 release notes: trigger_file renamed"),
-    gone(Thing::TriggerFile, V16, "16 release notes: promote_trigger_file removed"),
-    row(Thing::FollowTimeline, V9_1, "recovery_target_timeline", "9.1 documentation, 26.2: the default is the current timeline"),
-    gone(Thing::FollowTimeline, V12, "12 release notes: recovery_target_timeline defaults to latest"),
-    row(Thing::HotStandby, V9_1, "on", "9.1 documentation, 18.6.2: off by default"),
-    gone(Thing::HotStandby, V10, "10 release notes: hot_standby is on by default"),
-    row(Thing::SenderTimeout, V9_1, "replication_timeout", "9.1 documentation, 18.6.1"),
-    row(Thing::SenderTimeout, V9_3, "wal_sender_timeout", "9.3 release notes: replication_timeout renamed"),
-    row(Thing::SocketDirectory, V9_1, "unix_socket_directory", "9.1 documentation, 18.3.1"),
-    row(Thing::SocketDirectory, V9_3, "unix_socket_directories", "9.3 release notes: several Unix sockets"),
-    row(Thing::AutoConf, V9_4, "postgresql.auto.conf", "9.4 release notes: ALTER SYSTEM"),
-    row(Thing::IncludeIfExists, V9_2, "include_if_exists", "9.2 release notes"),
+    row(
+        Thing::WalLevel,
+        V9_1,
+        "hot_standby",
+        "9.1 documentation, 18.5.1 (wal_level)",
+    ),
+    row(
+        Thing::WalLevel,
+        V9_6,
+        "replica",
+        "9.6 release notes: archive and hot_standby become replica",
+    ),
+    row(
+        Thing::WalLevelLogical,
+        V9_4,
+        "logical",
+        "9.4 release notes: logical decoding",
+    ),
+    row(
+        Thing::KeepWal,
+        V9_1,
+        "wal_keep_segments",
+        "9.1 documentation, 18.6.1",
+    ),
+    row(
+        Thing::KeepWal,
+        V13,
+        "wal_keep_size",
+        "13 release notes: wal_keep_segments renamed",
+    ),
+    row(
+        Thing::SlotBound,
+        V13,
+        "max_slot_wal_keep_size",
+        "13 release notes",
+    ),
+    row(
+        Thing::Slots,
+        V9_4,
+        "max_replication_slots",
+        "9.4 release notes: replication slots",
+    ),
+    row(
+        Thing::StandbyMarker,
+        V9_1,
+        "recovery.conf",
+        "9.1 documentation, 26 (Recovery Configuration)",
+    ),
+    row(
+        Thing::StandbyMarker,
+        V12,
+        "standby.signal",
+        "12 release notes: recovery.conf moved into postgresql.conf",
+    ),
+    row(
+        Thing::TriggerFile,
+        V9_1,
+        "trigger_file",
+        "9.1 documentation, 26.3",
+    ),
+    row(
+        Thing::TriggerFile,
+        V12,
+        "promote_trigger_file",
+        "12 release notes: trigger_file renamed",
+    ),
+    gone(
+        Thing::TriggerFile,
+        V16,
+        "16 release notes: promote_trigger_file removed",
+    ),
+    row(
+        Thing::FollowTimeline,
+        V9_1,
+        "recovery_target_timeline",
+        "9.1 documentation, 26.2: the default is the current timeline",
+    ),
+    gone(
+        Thing::FollowTimeline,
+        V12,
+        "12 release notes: recovery_target_timeline defaults to latest",
+    ),
+    row(
+        Thing::HotStandby,
+        V9_1,
+        "on",
+        "9.1 documentation, 18.6.2: off by default",
+    ),
+    gone(
+        Thing::HotStandby,
+        V10,
+        "10 release notes: hot_standby is on by default",
+    ),
+    row(
+        Thing::SenderTimeout,
+        V9_1,
+        "replication_timeout",
+        "9.1 documentation, 18.6.1",
+    ),
+    row(
+        Thing::SenderTimeout,
+        V9_3,
+        "wal_sender_timeout",
+        "9.3 release notes: replication_timeout renamed",
+    ),
+    row(
+        Thing::SocketDirectory,
+        V9_1,
+        "unix_socket_directory",
+        "9.1 documentation, 18.3.1",
+    ),
+    row(
+        Thing::SocketDirectory,
+        V9_3,
+        "unix_socket_directories",
+        "9.3 release notes: several Unix sockets",
+    ),
+    row(
+        Thing::AutoConf,
+        V9_4,
+        "postgresql.auto.conf",
+        "9.4 release notes: ALTER SYSTEM",
+    ),
+    row(
+        Thing::IncludeIfExists,
+        V9_2,
+        "include_if_exists",
+        "9.2 release notes",
+    ),
     row(Thing::IncludeDir, V9_3, "include_dir", "9.3 release notes"),
-    row(Thing::HbaContinuation, V14, "\\", "14 release notes: pg_hba.conf records may span lines"),
-    row(Thing::HbaRegexAndInclude, V16, "/regex, include", "16 release notes: regular expressions and inclusion in pg_hba.conf"),
-    row(Thing::HbaGssEncryption, V12, "hostgssenc", "12 release notes: GSSAPI encryption"),
-    row(Thing::LogicalDecoding, V9_4, "replication=database", "9.4 documentation, 49.3"),
-    row(Thing::PasswordMethod, V9_1, "md5", "9.1 documentation, 19.3.2"),
-    row(Thing::PasswordMethod, V10, "scram-sha-256", "10 release notes: SCRAM"),
-    row(Thing::ClientCertificate, V9_1, "cert", "9.1 documentation, 19.3.10: the method checks the name"),
-    row(Thing::ClientCertificate, V12, "clientcert=verify-full", "12 release notes: clientcert=verify-full"),
+    row(
+        Thing::HbaContinuation,
+        V14,
+        "\\",
+        "14 release notes: pg_hba.conf records may span lines",
+    ),
+    row(
+        Thing::HbaRegexAndInclude,
+        V16,
+        "/regex, include",
+        "16 release notes: regular expressions and inclusion in pg_hba.conf",
+    ),
+    row(
+        Thing::HbaGssEncryption,
+        V12,
+        "hostgssenc",
+        "12 release notes: GSSAPI encryption",
+    ),
+    row(
+        Thing::LogicalDecoding,
+        V9_4,
+        "replication=database",
+        "9.4 documentation, 49.3",
+    ),
+    row(
+        Thing::PasswordMethod,
+        V9_1,
+        "md5",
+        "9.1 documentation, 19.3.2",
+    ),
+    row(
+        Thing::PasswordMethod,
+        V10,
+        "scram-sha-256",
+        "10 release notes: SCRAM",
+    ),
+    row(
+        Thing::ClientCertificate,
+        V9_1,
+        "cert",
+        "9.1 documentation, 19.3.10: the method checks the name",
+    ),
+    row(
+        Thing::ClientCertificate,
+        V12,
+        "clientcert=verify-full",
+        "12 release notes: clientcert=verify-full",
+    ),
     row(Thing::HbaView, V10, "pg_hba_file_rules", "10 release notes"),
-    row(Thing::FileView, V9_5, "pg_file_settings", "9.5 release notes"),
-    row(Thing::GssEncMode, V12, "gssencmode", "12 documentation, 33.1.2"),
-    row(Thing::ConninfoChange, V9_1, "restart", "9.1 documentation, 26: read at the start"),
-    row(Thing::ConninfoChange, V13, "reload", "13 release notes: primary_conninfo changes by reloading"),
+    row(
+        Thing::FileView,
+        V9_5,
+        "pg_file_settings",
+        "9.5 release notes",
+    ),
+    row(
+        Thing::GssEncMode,
+        V12,
+        "gssencmode",
+        "12 documentation, 33.1.2",
+    ),
+    row(
+        Thing::ConninfoChange,
+        V9_1,
+        "restart",
+        "9.1 documentation, 26: read at the start",
+    ),
+    row(
+        Thing::ConninfoChange,
+        V13,
+        "reload",
+        "13 release notes: primary_conninfo changes by reloading",
+    ),
     row(Thing::Rewind, V9_5, "pg_rewind", "9.5 release notes"),
-    row(Thing::SlotSync, V17, "sync_replication_slots", "17 release notes: failover slots"),
-    row(Thing::WalDirectory, V9_1, "pg_xlog", "9.1 documentation, 54.1"),
-    row(Thing::WalDirectory, V10, "pg_wal", "10 release notes: pg_xlog renamed"),
-    row(Thing::BackupConninfo, V9_3, "-d", "9.3 release notes: pg_basebackup --dbname"),
-    row(Thing::BackupWal, V9_1, "-x", "9.1 documentation, pg_basebackup: --xlog"),
-    row(Thing::BackupWal, V9_2, "-X stream", "9.2 release notes: pg_basebackup --xlog-method"),
-    row(Thing::BackupSlot, V9_6, "-S", "9.6 release notes: pg_basebackup --slot"),
+    row(
+        Thing::SlotSync,
+        V17,
+        "sync_replication_slots",
+        "17 release notes: failover slots",
+    ),
+    row(
+        Thing::WalDirectory,
+        V9_1,
+        "pg_xlog",
+        "9.1 documentation, 54.1",
+    ),
+    row(
+        Thing::WalDirectory,
+        V10,
+        "pg_wal",
+        "10 release notes: pg_xlog renamed",
+    ),
+    row(
+        Thing::BackupConninfo,
+        V9_3,
+        "-d",
+        "9.3 release notes: pg_basebackup --dbname",
+    ),
+    row(
+        Thing::BackupWal,
+        V9_1,
+        "-x",
+        "9.1 documentation, pg_basebackup: --xlog",
+    ),
+    row(
+        Thing::BackupWal,
+        V9_2,
+        "-X stream",
+        "9.2 release notes: pg_basebackup --xlog-method",
+    ),
+    row(
+        Thing::BackupSlot,
+        V9_6,
+        "-S",
+        "9.6 release notes: pg_basebackup --slot",
+    ),
 ];
 
 /// What this major wants of a thing; none where it has no such thing.
@@ -327,7 +524,10 @@ mod tests {
                     (V16, None),
                 ],
             ),
-            (Thing::Slots, &[(V9_3, None), (V9_4, Some("max_replication_slots"))]),
+            (
+                Thing::Slots,
+                &[(V9_3, None), (V9_4, Some("max_replication_slots"))],
+            ),
             (
                 Thing::WalLevel,
                 &[(V9_5, Some("hot_standby")), (V9_6, Some("replica"))],
@@ -358,7 +558,11 @@ mod tests {
         };
         let end = |program, server| {
             let arguments = basebackup_arguments(program, server, source, "/d");
-            assert!(!arguments.iter().any(|argument| argument == "-R" || argument == "-d"));
+            assert!(
+                !arguments
+                    .iter()
+                    .any(|argument| argument == "-R" || argument == "-d")
+            );
             arguments.get(13..).unwrap_or_default().join(" ")
         };
         for (program, server, expected) in [

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 pub(crate) use decide::{Decision, Kind, Login, Via, first_match};
-pub(crate) use rule::{Address, Rule, Transport, read};
+pub(crate) use rule::{Address, Rule, Transport, Word, read};
 pub(crate) use token::quote;
 
 use super::block;
@@ -71,7 +71,8 @@ fn without_block(files: &dyn Files, path: &Path) -> Result<Vec<u8>, NotUnderstoo
         .read(path)
         .map_err(|error| NotUnderstood::new(path, 0, error.to_string()))?;
     block::without(&text).map_err(|unpaired| {
-        let why = "a mark of pgtlsproxy without its other; remove both marks and what is between them";
+        let why =
+            "a mark of pgtlsproxy without its other; remove both marks and what is between them";
         NotUnderstood::new(path, unpaired.line, why)
     })
 }
@@ -81,7 +82,9 @@ pub(crate) fn loopback_trust(rules: &[Rule]) -> Vec<&Rule> {
     let admits_loopback = |rule: &Rule| match &rule.address {
         None => true,
         Some(Address::Net { address, .. }) if address.is_loopback() => true,
-        Some(address) => LOOPBACK.iter().any(|peer| address.admits(*peer) != Some(false)),
+        Some(address) => LOOPBACK
+            .iter()
+            .any(|peer| address.admits(*peer) != Some(false)),
     };
     let trusting = rules.iter().filter(|rule| rule.method == "trust");
     trusting.filter(|rule| admits_loopback(rule)).collect()
@@ -124,7 +127,8 @@ mod tests {
     #[test]
     fn the_block_stands_before_the_first_line_that_would_decide() {
         let new = put(DEBIAN, &[physical("rep")]);
-        let block = "# pgtlsproxy begin\nlocal replication rep peer map=pgtlsproxy\n# pgtlsproxy end\n";
+        let block =
+            "# pgtlsproxy begin\nlocal replication rep peer map=pgtlsproxy\n# pgtlsproxy end\n";
         let (before, after) = new.split_once(block).unwrap();
         assert!(after.starts_with("local   replication     all"), "{new}");
         assert_eq!([before, after].concat(), DEBIAN, "all else stays");
@@ -162,9 +166,14 @@ mod tests {
         let found = loopback_trust(&rules);
         let lines: Vec<usize> = found.iter().map(|rule| rule.place.line).collect();
         assert_eq!(lines, [1, 2, 4, 7, 8]);
-        let changes: Vec<_> = found.into_iter().map(|rule| (rule, "scram-sha-256")).collect();
+        let changes: Vec<_> = found
+            .into_iter()
+            .map(|rule| (rule, "scram-sha-256"))
+            .collect();
         let new = with_methods(text.as_bytes(), &changes);
-        let expected = text.replace("\"trust\"", "trust").replace("trust", "scram-sha-256");
+        let expected = text
+            .replace("\"trust\"", "trust")
+            .replace("trust", "scram-sha-256");
         let expected = expected.replace("10.0.0.0/8 scram-sha-256", "10.0.0.0/8 trust");
         assert_eq!(String::from_utf8(new).unwrap(), expected);
     }
@@ -194,7 +203,15 @@ mod tests {
             let text = format!("# a comment\n{line}\n");
             let files = Memory::of(&[("/h", &text)]);
             let fault = read(&files, Path::new("/h"), major).unwrap_err();
-            assert_eq!(fault.place.line, if line == "include nowhere" && major == V18 { 0 } else { 2 }, "{line}");
+            assert_eq!(
+                fault.place.line,
+                if line == "include nowhere" && major == V18 {
+                    0
+                } else {
+                    2
+                },
+                "{line}"
+            );
         }
     }
 }

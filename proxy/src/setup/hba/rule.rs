@@ -32,7 +32,10 @@ pub(crate) enum Address {
     SameHost,
     SameNet,
     /// Any mask: its ones need not stand together.
-    Net { address: IpAddr, mask: IpAddr },
+    Net {
+        address: IpAddr,
+        mask: IpAddr,
+    },
     /// A host name, or the end of one after a dot.
     Name(Vec<u8>),
 }
@@ -71,7 +74,11 @@ pub(crate) struct Rule {
 }
 
 /// All records in the order in which a server tries them.
-pub(crate) fn read(files: &dyn Files, path: &Path, major: Major) -> Result<Vec<Rule>, NotUnderstood> {
+pub(crate) fn read(
+    files: &dyn Files,
+    path: &Path,
+    major: Major,
+) -> Result<Vec<Rule>, NotUnderstood> {
     let mut reader = Reader {
         files,
         major,
@@ -92,9 +99,15 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn file(&mut self, path: &Path, top_line: Option<usize>) -> Result<(), NotUnderstood> {
         let fault = |line, why: String| NotUnderstood::new(path, line, why);
-        let text = self.files.read(path).map_err(|error| fault(0, error.to_string()))?;
+        let text = self
+            .files
+            .read(path)
+            .map_err(|error| fault(0, error.to_string()))?;
         if self.open.len() > DEEPEST_INCLUDE {
-            return Err(fault(0, "files include each other more than 10 deep".to_owned()));
+            return Err(fault(
+                0,
+                "files include each other more than 10 deep".to_owned(),
+            ));
         }
         self.open.push(path.to_owned());
         for line in lines(path, &text, self.major)? {
@@ -198,7 +211,8 @@ impl Reader<'_> {
         let method = String::from_utf8_lossy(&token.text).into_owned();
         let local = transport == Transport::Local;
         let fits = match method.as_str() {
-            "trust" | "reject" | "password" | "md5" | "ident" | "ldap" | "radius" | "pam" | "bsd" => true,
+            "trust" | "reject" | "password" | "md5" | "ident" | "ldap" | "radius" | "pam"
+            | "bsd" => true,
             "scram-sha-256" => self.major >= V10,
             "peer" => local,
             "gss" => !local,
@@ -210,7 +224,9 @@ impl Reader<'_> {
         if fits {
             Ok(method)
         } else {
-            Err(format!("the authentication method `{method}` does not fit this line"))
+            Err(format!(
+                "the authentication method `{method}` does not fit this line"
+            ))
         }
     }
 
@@ -234,12 +250,21 @@ impl Reader<'_> {
             let path = relative_to(file, name);
             let shown = escape(path.as_os_str().as_encoded_bytes());
             if depth >= DEEPEST_INCLUDE {
-                return Err(format!("{shown}: files include each other more than 10 deep"));
+                return Err(format!(
+                    "{shown}: files include each other more than 10 deep"
+                ));
             }
-            let text = self.files.read(&path).map_err(|error| format!("{shown}: {error}"))?;
+            let text = self
+                .files
+                .read(&path)
+                .map_err(|error| format!("{shown}: {error}"))?;
             let listed = lines(&path, &text, self.major)
                 .map_err(|fault| format!("{}: {}", fault.place, fault.why))?;
-            let tokens: Vec<Token> = listed.into_iter().flat_map(|line| line.fields).flatten().collect();
+            let tokens: Vec<Token> = listed
+                .into_iter()
+                .flat_map(|line| line.fields)
+                .flatten()
+                .collect();
             words.extend(self.words(&path, &tokens, depth + 1)?);
         }
         Ok(words)
@@ -278,7 +303,9 @@ fn address<'a>(fields: &mut impl Iterator<Item = &'a [Token]>) -> Result<Address
         };
     };
     let mask = match bits {
-        Some(bits) => mask_of(address, bits).ok_or_else(|| format!("`/{}` is no mask", escape(bits)))?,
+        Some(bits) => {
+            mask_of(address, bits).ok_or_else(|| format!("`/{}` is no mask", escape(bits)))?
+        }
         None => {
             let mask = single(fields.next(), "the mask of the address")?;
             let text = String::from_utf8_lossy(&mask.text);
@@ -297,10 +324,15 @@ fn numeric(text: &str) -> Result<Option<IpAddr>, String> {
     if let Ok(address) = text.parse() {
         return Ok(Some(address));
     }
-    let number_like = text.bytes().all(|byte| byte.is_ascii_hexdigit() || b".xX".contains(&byte))
+    let number_like = text
+        .bytes()
+        .all(|byte| byte.is_ascii_hexdigit() || b".xX".contains(&byte))
         && text.starts_with(|c: char| c.is_ascii_digit());
     if number_like || text.contains(':') {
-        return Err(format!("`{}` is an unusual spelling of an address", escape(text)));
+        return Err(format!(
+            "`{}` is an unusual spelling of an address",
+            escape(text)
+        ));
     }
     Ok(None)
 }

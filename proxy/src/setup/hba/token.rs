@@ -199,7 +199,13 @@ pub(crate) fn quote(name: &str, major: Major) -> Option<String> {
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
     let keyword = [
-        "all", "sameuser", "samerole", "samegroup", "replication", "samehost", "samenet",
+        "all",
+        "sameuser",
+        "samerole",
+        "samegroup",
+        "replication",
+        "samehost",
+        "samenet",
     ]
     .contains(&name);
     if plain && !keyword {
@@ -218,16 +224,23 @@ mod tests {
 
     fn words(text: &str, major: Major) -> Vec<String> {
         let lines = lines(Path::new("/h"), text.as_bytes(), major).unwrap();
-        let shown = lines.iter().filter(|line| !line.fields.is_empty()).map(|line| {
-            let fields = line.fields.iter().map(|field| {
-                let tokens = field.iter().map(|token| {
-                    let text = String::from_utf8_lossy(&token.text);
-                    if token.quoted { format!("<{text}>") } else { text.into_owned() }
+        let shown = lines
+            .iter()
+            .filter(|line| !line.fields.is_empty())
+            .map(|line| {
+                let fields = line.fields.iter().map(|field| {
+                    let tokens = field.iter().map(|token| {
+                        let text = String::from_utf8_lossy(&token.text);
+                        if token.quoted {
+                            format!("<{text}>")
+                        } else {
+                            text.into_owned()
+                        }
+                    });
+                    tokens.collect::<Vec<_>>().join("+")
                 });
-                tokens.collect::<Vec<_>>().join("+")
+                format!("{} {}", line.number, fields.collect::<Vec<_>>().join(" "))
             });
-            format!("{} {}", line.number, fields.collect::<Vec<_>>().join(" "))
-        });
         shown.collect()
     }
 
@@ -252,7 +265,11 @@ mod tests {
         ] {
             assert_eq!(words(text, V18), expected, "{text:?}");
         }
-        assert_eq!(words("a \\\nb", V13), ["1 a \\", "2 b"], "before 14 nothing continues");
+        assert_eq!(
+            words("a \\\nb", V13),
+            ["1 a \\", "2 b"],
+            "before 14 nothing continues"
+        );
         assert!(lines(Path::new("/h"), b"a\nb \\", V18).is_err());
         assert!(lines(Path::new("/h"), b"a\0", V18).is_err());
     }
