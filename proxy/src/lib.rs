@@ -12,10 +12,6 @@ mod problem; // what is wrong before any connection: what, why, what to do
 mod relay; // both directions of a joined session
 mod reload; // checks, then publishes
 mod session; // one connection from accept to close
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "its commands come with the next change")
-)]
 mod setup; // PostgreSQL's configuration: read, planned, applied, undone
 mod tls; // the only room that speaks rustls
 mod tunnel; // one listener

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod setup;
 
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Client(flags) => daemon::run(Source::Client(flags)).map(|()| ExitCode::SUCCESS),
         Command::Run(flag) => daemon::run(Source::File(flag.config)).map(|()| ExitCode::SUCCESS),
         Command::Check(flags) => check::run(&flags),
+        Command::Setup(command) => setup::run(&command),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }
 }

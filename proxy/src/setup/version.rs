@@ -31,6 +31,7 @@ pub(crate) const ALL: [Major; 15] = [
 ];
 
 impl Major {
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
     /// From `server_version_num`: 90603 is 9.6, 150004 is 15.
     pub(crate) fn of_number(number: u32) -> Option<Self> {
         let major = match number {
@@ -149,6 +150,10 @@ pub(crate) struct Row {
     pub(crate) since: Major,
     /// A name, a value or a syntax; none: it does not exist.
     pub(crate) value: Option<&'static str>,
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for people: docs/setup.md is checked against it")
+    )]
     /// Where PostgreSQL says so: its release notes, or a section of its documentation.
     pub(crate) source: &'static str,
 }
@@ -435,6 +440,7 @@ pub(crate) fn has(major: Major, thing: Thing) -> bool {
 }
 
 /// Where a base backup comes from.
+#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BackupSource<'a> {
     /// The directory of a Unix socket, or a host.
@@ -446,6 +452,7 @@ pub(crate) struct BackupSource<'a> {
 
 /// The arguments of this major's pg_basebackup. Options that it does not know are left out, and it never writes the
 /// standby's configuration (`-R`): what it writes differs with every libpq, and holds the caller's own passfile.
+#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 pub(crate) fn basebackup_arguments(
     program: Major,
     server: Major,
@@ -501,6 +508,30 @@ mod tests {
         for major in ALL {
             assert_eq!(major.to_string().parse(), Ok(major));
         }
+    }
+
+    /// The table as docs/setup.md shows it.
+    fn shown() -> String {
+        let row = |row: &Row| {
+            let value = row
+                .value
+                .map_or("gone".to_owned(), |value| format!("`{value}`"));
+            format!(
+                "| {:?} | {} | {value} | {} |\n",
+                row.thing, row.since, row.source
+            )
+        };
+        TABLE.iter().map(row).collect()
+    }
+
+    #[test]
+    fn the_manual_shows_the_table() {
+        let manual = include_str!("../../../docs/setup.md");
+        assert!(
+            manual.contains(&shown()),
+            "docs/setup.md must hold:\n{}",
+            shown()
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(crate) enum Kind<'a> {
 pub(crate) enum Via {
     Socket,
     /// From a loopback address.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
     Tcp(IpAddr),
 }
 

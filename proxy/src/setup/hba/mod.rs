@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 pub(crate) use decide::{Decision, Kind, Login, Via, first_match};
-pub(crate) use rule::{Address, Rule, Transport, Word, read};
+#[cfg(test)]
+pub(crate) use rule::Word;
+pub(crate) use rule::{Address, Rule, Transport, read};
 pub(crate) use token::quote;
 
 use super::block;
