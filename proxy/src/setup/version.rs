@@ -440,7 +440,6 @@ pub(crate) fn has(major: Major, thing: Thing) -> bool {
 }
 
 /// Where a base backup comes from.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BackupSource<'a> {
     /// The directory of a Unix socket, or a host.
