@@ -326,7 +326,7 @@ fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -83,9 +83,10 @@ pub(crate) fn gather(
             cluster.major,
         )?;
     }
-    let port = settings.effective("port").map_or("5432".into(), |port| {
-        String::from_utf8_lossy(&port.value).into_owned()
-    });
+    let port = settings.effective("port").map_or_else(
+        || "5432".to_owned(),
+        |port| String::from_utf8_lossy(&port.value).into_owned(),
+    );
     let free = nix::sys::statvfs::statvfs(&cluster.data).map_or(0, |volume| {
         volume
             .blocks_available()

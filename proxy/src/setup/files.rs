@@ -131,7 +131,7 @@ pub(super) fn relative_to(file: &Path, path: &[u8]) -> PathBuf {
     let mut canonical = PathBuf::new();
     for component in file
         .parent()
-        .unwrap_or(Path::new("/"))
+        .unwrap_or_else(|| Path::new("/"))
         .join(path)
         .components()
     {

@@ -176,7 +176,7 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
     };
     let default = if major >= V10 { "replica" } else { "minimal" };
     if let Some(level) = wants(major, needed)
-        && wal_rank(&set("wal_level").unwrap_or(default.to_owned())) < wal_rank(level)
+        && wal_rank(&set("wal_level").unwrap_or_else(|| default.to_owned())) < wal_rank(level)
     {
         own.push(("wal_level", level.to_owned()));
     }

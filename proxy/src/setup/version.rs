@@ -514,7 +514,7 @@ mod tests {
         let row = |row: &Row| {
             let value = row
                 .value
-                .map_or("gone".to_owned(), |value| format!("`{value}`"));
+                .map_or_else(|| "gone".to_owned(), |value| format!("`{value}`"));
             format!(
                 "| {:?} | {} | {value} | {} |\n",
                 row.thing, row.since, row.source
@@ -535,7 +535,8 @@ mod tests {
 
     #[test]
     fn the_table_answers_for_each_major() {
-        let cases: &[(Thing, &[(Major, Option<&str>)])] = &[
+        type Answers = [(Major, Option<&'static str>)];
+        let cases: &[(Thing, &Answers)] = &[
             (
                 Thing::KeepWal,
                 &[

@@ -393,11 +393,11 @@ fn the_block_lets_in_whom_it_is_for_and_nobody_else_and_goes_without_a_trace() {
             let login = Login::new(Kind::Physical, role, Via::Socket);
             let lines = [format!("local replication {name} password")];
             let put = |path: &Path| {
-                hba::with_block(&Disk, path, major, &lines, &[login.clone()]).unwrap()
+                hba::with_block(&Disk, path, major, &lines, std::slice::from_ref(&login)).unwrap()
             };
             let new = put(&path);
             write(&path, &new);
-            prop_assert_eq!(put(&path), new.clone(), "twice changes nothing");
+            prop_assert!(put(&path) == new, "twice changes nothing");
             prop_assert_eq!(
                 crate::setup::block::without(&new).unwrap(),
                 before.into_bytes(),
