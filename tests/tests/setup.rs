@@ -1,5 +1,6 @@
 //! `pgtlsproxy setup primary` and `setup undo` on real servers: shown first, done, done again without effect, used by a
 //! standby through the proxy, and undone to the last byte.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
 use std::fs;
