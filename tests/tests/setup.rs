@@ -75,8 +75,11 @@ fn setup_primary_is_shown_done_repeated_used_and_undone() {
             said.contains("+local replication replicator peer map=pgtlsproxy"),
             "{said}"
         );
-        assert!(
+        // Before 13 nothing bounds what a slot keeps.
+        let bounded = major >= 13;
+        assert_eq!(
             said.contains("# create replication slot standby1"),
+            bounded,
             "{said}"
         );
         assert_eq!(configuration(&node), before, "a dry run changes nothing");
@@ -93,7 +96,6 @@ fn setup_primary_is_shown_done_repeated_used_and_undone() {
         assert!(done && said.contains("nothing to do"), "{said}");
         assert_eq!(node.query("show max_wal_senders"), "10");
         let slots = "select slot_name from pg_replication_slots";
-        let bounded = major >= 13;
         assert_eq!(node.query(slots), if bounded { "standby1" } else { "" });
 
         // The certificate and the configuration that it wrote carry a standby.
@@ -183,4 +185,85 @@ fn a_file_that_is_not_understood_is_left_alone_with_its_line_named() {
         "{said}"
     );
     assert_eq!(configuration(&node), before);
+}
+
+/// A cluster of Debian's own making, with its configuration in /etc; dropped at the end.
+struct DebianCluster(String);
+
+impl DebianCluster {
+    fn create() -> Option<Self> {
+        let root = nix::unistd::geteuid().is_root();
+        if !root || !Path::new("/usr/bin/pg_createcluster").exists() {
+            return None;
+        }
+        let cluster = Self(format!("pgtlsproxy{}", std::process::id()));
+        let mut create = Command::new("pg_createcluster");
+        create.args(["15", &cluster.0, "--start", "--", "-A", "peer"]);
+        run(&mut create).unwrap();
+        Some(cluster)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        Path::new("/etc/postgresql/15").join(&self.0).join(name)
+    }
+}
+
+impl Drop for DebianCluster {
+    fn drop(&mut self) {
+        let _ = run(Command::new("pg_dropcluster").args(["--stop", "15", &self.0]));
+    }
+}
+
+#[test]
+fn a_cluster_of_debians_is_found_and_its_conf_d_used() {
+    let Some(cluster) = DebianCluster::create() else {
+        println!("left out: this host has no pg_createcluster, or we are not root");
+        return;
+    };
+    let place = Scratch::new("setup");
+    let dir = place.path().join("etc");
+    let label = format!("15/{}", cluster.0);
+    let said = |arguments: &[&str]| {
+        let mut command = Command::new(programs::pgtlsproxy());
+        let output = command
+            .arg("setup")
+            .args(arguments)
+            .arg("--dir")
+            .arg(&dir)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let hba = cluster.file("pg_hba.conf");
+    let before = fs::read(&hba).unwrap();
+    let main = fs::read(cluster.file("postgresql.conf")).unwrap();
+    let primary = [
+        "primary",
+        "--cluster",
+        &label,
+        "--public",
+        "db1.example.com",
+        "--standby",
+        "standby1",
+    ];
+    let mut again = primary.to_vec();
+    again.extend(["--os-user", "postgres"]);
+    said(&again);
+    assert!(cluster.file("conf.d/pgtlsproxy.conf").exists());
+    assert_eq!(
+        fs::read(cluster.file("postgresql.conf")).unwrap(),
+        main,
+        "conf.d is included already"
+    );
+    let text = fs::read_to_string(&hba).unwrap();
+    assert!(
+        text.contains("local replication replicator peer map=pgtlsproxy"),
+        "{text}"
+    );
+    assert!(said(&again).contains("nothing to do"));
+    said(&["undo"]);
+    assert_eq!(fs::read(&hba).unwrap(), before);
+    assert!(!cluster.file("conf.d/pgtlsproxy.conf").exists());
 }

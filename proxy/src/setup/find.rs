@@ -141,7 +141,7 @@ fn debian(version: &str, name: &str) -> Result<Cluster, Problem> {
                 config_file.display()
             ))
         })?;
-    let cluster = of_data_directory(&data)?;
+    let cluster = inspect(&data)?;
     Ok(Cluster {
         label: format!("{version}/{name}"),
         config_file,
@@ -150,7 +150,8 @@ fn debian(version: &str, name: &str) -> Result<Cluster, Problem> {
     })
 }
 
-fn of_data_directory(data: &Path) -> Result<Cluster, Problem> {
+/// What a data directory says about itself; its configuration may lie elsewhere.
+fn inspect(data: &Path) -> Result<Cluster, Problem> {
     let unreadable = |error: std::io::Error| {
         none_found(&format!("{}: {error}", data.join("PG_VERSION").display()))
     };
@@ -175,23 +176,26 @@ fn of_data_directory(data: &Path) -> Result<Cluster, Problem> {
                 data.display()
             ))
         })?;
-    let config_file = data.join("postgresql.conf");
-    if !config_file.exists() {
-        // Debian keeps it elsewhere.
-        let same = |cluster: &Cluster| cluster.data == data;
-        return all_debian()
-            .into_iter()
-            .find(same)
-            .ok_or_else(|| none_found(&format!("{} does not exist", config_file.display())));
-    }
     Ok(Cluster {
         label: data.display().to_string(),
         major,
+        config_file: data.join("postgresql.conf"),
         data,
-        config_file,
         debian: None,
         owner,
     })
+}
+
+fn of_data_directory(data: &Path) -> Result<Cluster, Problem> {
+    let cluster = inspect(data)?;
+    if cluster.config_file.exists() {
+        return Ok(cluster);
+    }
+    let same = |other: &Cluster| other.data == cluster.data;
+    all_debian()
+        .into_iter()
+        .find(same)
+        .ok_or_else(|| none_found(&format!("{} does not exist", cluster.config_file.display())))
 }
 
 impl Cluster {
