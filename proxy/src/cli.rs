@@ -36,6 +36,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  pgtlsproxy check --config pgtlsproxy.toml && systemctl reload pgtlsproxy\n\nExit status: 0 all well, 1 problems, 3 warnings only."
     )]
     Check(CheckFlags),
+    /// Show what flows: sessions, positions, lag, certificates, warnings
+    #[command(
+        after_help = "Example:\n  pgtlsproxy status --watch\n\nAsks the running daemon through its status socket ([admin] socket)."
+    )]
+    Status(StatusFlags),
     /// Show it at work: a primary, a standby and two sidecars on this machine, streaming
     #[command(after_help = "Example:\n  pgtlsproxy demo --seconds 30")]
     Demo(DemoFlags),
@@ -133,6 +138,21 @@ pub(crate) struct CheckFlags {
     /// Print findings as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusFlags {
+    #[command(flatten)]
+    pub(crate) config: ConfigFlag,
+    /// The daemon's status socket [default: as the configuration says]
+    #[arg(long, value_name = "SOCKET", conflicts_with = "config")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print the whole snapshot as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show it again every second
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Args)]

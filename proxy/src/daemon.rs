@@ -1,7 +1,7 @@
 //! The process from start to end: checks, listeners, signals, reload, drain.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,13 +9,15 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::admin;
 use crate::config::{Config, Limits, Source};
 use crate::flood::Flood;
 use crate::health::Health;
 use crate::net::Listener;
 use crate::problem::Problem;
 use crate::reload::{Checked, Reading, Reloader, read};
-use crate::session::{Registry, Shared, shutdown_farewell};
+use crate::session::{Registry, Shared, Tally, shutdown_farewell};
+use crate::snapshot::{Facts, TunnelFacts};
 use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
 use crate::watch::Look;
@@ -62,6 +64,7 @@ async fn serve(
     let registry = Arc::new(Registry::new(limits.sessions));
     let room = Arc::new(WaitingRoom::new(limits.handshakes));
     let listeners = open_listeners(&checked.config)?;
+    let status = open_status(&checked.config)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = %checked.credentials.identity(),
@@ -79,7 +82,19 @@ async fn serve(
     drop(checked);
     let (close, closing) = watch::channel(false);
     let mut tunnels = Vec::new();
+    let mut facts = Facts {
+        started: SystemTime::now(),
+        registry: Arc::clone(&registry),
+        health: Arc::clone(&health),
+        tunnels: Vec::new(),
+    };
     for (listener, settings) in listeners.into_iter().zip(settings) {
+        let tally = Arc::new(Tally::default());
+        facts.tunnels.push(TunnelFacts {
+            listen: listener.address(),
+            settings: settings.clone(),
+            tally: Arc::clone(&tally),
+        });
         let tunnel = Tunnel {
             listener,
             shared: Arc::new(Shared {
@@ -87,6 +102,7 @@ async fn serve(
                 flood: Arc::new(Flood::new()),
                 health: Arc::clone(&health),
                 current: settings,
+                tally,
                 plain_cancels: Semaphore::new(PLAIN_CANCELS),
             }),
             room: Arc::clone(&room),
@@ -102,6 +118,9 @@ async fn serve(
     tokio::spawn(reloader.run(Arc::clone(&reload)));
     tokio::spawn(async move { systemd::run(&health).await });
     systemd::ready();
+    if let Some(listener) = status {
+        serve_status(listener, facts);
+    }
     while signals.next().await == Asked::Reload {
         reload.notify_one();
     }
@@ -139,6 +158,38 @@ fn open_listeners(config: &Config) -> Result<Vec<Listener>, Vec<Problem>> {
     } else {
         Err(problems)
     }
+}
+
+/// Opens the status socket, if there shall be one.
+fn open_status(config: &Config) -> Result<Option<Listener>, Vec<Problem>> {
+    let Some(path) = &config.admin_socket else {
+        return Ok(None);
+    };
+    match Listener::bind_local(path, admin::SOCKET_MODE) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => Err(vec![Problem::new(
+            "O01",
+            format!("the status socket cannot be made at {}", error.address),
+            error.source.to_string(),
+            error.way_out,
+        )]),
+    }
+}
+
+/// Answers on the status socket, and reads the meters that its answers tell. Both end when the process does: what is
+/// drained can be watched.
+fn serve_status(listener: Listener, facts: Facts) {
+    let (listener, facts) = (Arc::new(listener), Arc::new(facts));
+    for _ in 0..admin::AT_A_TIME {
+        tokio::spawn(admin::answer(Arc::clone(&listener), Arc::clone(&facts)));
+    }
+    tokio::spawn(async move {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            second.tick().await;
+            facts.registry.meter(Instant::now());
+        }
+    });
 }
 
 /// Lets sessions go on for a while, then ends them with a word at a message boundary.

@@ -1,5 +1,6 @@
 //! The sidecar `pgtlsproxy`. The map, one line per room; ARCHITECTURE.md tells the story.
 
+mod admin; // answers who asks what flows
 mod cli; // arguments, and nothing else
 mod commands; // one per subcommand: gather, decide, show
 mod config; // as written, then as meant
@@ -15,6 +16,7 @@ mod relay; // both directions of a joined session
 mod reload; // checks, then publishes
 mod session; // one connection from accept to close
 mod setup; // PostgreSQL's configuration: read, planned, applied, undone
+mod snapshot; // what flows, at one moment, as one value
 mod systemd; // what systemd is told
 mod tls; // the only room that speaks rustls
 mod tunnel; // one listener

@@ -34,7 +34,7 @@ fn look(credentials: &Credentials, registry: &Registry, health: &Health, now: Sy
     let papers = credentials.papers().iter();
     let papers = papers.filter_map(|paper| Some((paper.validity()?, paper.problem(unix(now)))));
     health.own(papers.collect(), now);
-    for live in registry.live() {
+    for live in registry.all() {
         for certificate in live.certificates() {
             health.met(certificate, now);
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::files::Scratch;
 use crate::log::Log;
-use crate::process::{Process, mortal};
+use crate::process::{Process, mortal, run};
 use crate::programs::pgtlsproxy;
 use crate::wait::{PATIENCE, wait_for, wait_until};
 
@@ -69,7 +69,7 @@ impl Sidecar {
     #[track_caller]
     fn start(name: &str, dir: Scratch, mut command: Command, config: &str) -> Self {
         let file = dir.path().join("pgtlsproxy.toml");
-        fs::write(&file, with_log_format(config)).unwrap();
+        fs::write(&file, completed(config, dir.path())).unwrap();
         command.arg("run").arg("--config").arg(&file);
         let tunnels = config.matches("[[server]]").count() + config.matches("[[client]]").count();
         Self::spawn(name, dir, command, tunnels)
@@ -167,6 +167,31 @@ impl Sidecar {
         self.log.wait_for(wanted)
     }
 
+    /// What `pgtlsproxy status --json` says of it.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let mut status = Command::new(pgtlsproxy());
+        status.args(["status", "--json", "--socket"]);
+        let answer = run(status.arg(self.status_socket())).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// Its live sessions of one kind, as `status` tells them.
+    #[track_caller]
+    pub fn sessions(&self, kind: &str) -> Vec<Value> {
+        let mut status = self.status();
+        let Value::Array(mut sessions) = status["sessions"].take() else {
+            panic!("no sessions in {status}");
+        };
+        sessions.retain(|session| session["kind"] == kind);
+        sessions
+    }
+
+    /// Where it answers `status`.
+    pub fn status_socket(&self) -> PathBuf {
+        self.dir.path().join("status.sock")
+    }
+
     /// Its own directory; the configuration file is `pgtlsproxy.toml` in it.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -175,7 +200,7 @@ impl Sidecar {
     /// Replaces its configuration file, which it notices by itself.
     pub fn rewrite(&self, config: &str) {
         let path: PathBuf = self.dir.path().join("pgtlsproxy.toml");
-        fs::write(path, with_log_format(config)).unwrap();
+        fs::write(path, completed(config, self.dir.path())).unwrap();
     }
 
     /// Sends a signal.
@@ -234,9 +259,16 @@ impl Sidecar {
     }
 }
 
-/// Tests read the log by field.
-fn with_log_format(config: &str) -> String {
+/// Tests read the log by field, and ask for the status.
+fn completed(config: &str, dir: &Path) -> String {
     let config = &with_records(config);
+    let socket = dir.join("status.sock");
+    let admin = format!("[admin]\nsocket = \"{}\"\n", socket.display());
+    let config = &if config.contains("[admin]") {
+        config.to_owned()
+    } else {
+        format!("{config}\n{admin}")
+    };
     if config.contains("[log]") {
         return config.to_owned();
     }

@@ -1,10 +1,13 @@
 //! The log: one line for each session that says who, what, how long, how much and why; one id at both ends; and
 //! nothing in it that a peer could forge.
 
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
 use serde_json::Value;
 use testbed::tunnel::server_config;
 use testbed::wire::{self, Wire, startup};
-use testbed::{Node, Pki, Sidecar, StandIn, Tunnel, wait_for};
+use testbed::{Node, Pki, Scratch, Sidecar, StandIn, Tunnel, wait_for};
 
 fn session_line(sidecar: &Sidecar) -> Value {
     wait_for("a session to be logged", testbed::wait::PATIENCE, || {
@@ -25,11 +28,8 @@ fn session_is_one_line_with_the_same_id_at_both_ends() {
     assert_eq!(near["id"], far["id"]);
     assert_eq!(far["identity"], "dns:standby.test");
     for line in [&near, &far] {
-        let session = line["session"].as_str().unwrap_or_default();
-        assert!(
-            session.contains("physical") && session.contains("application_name=me"),
-            "{line}"
-        );
+        assert_eq!(line["kind"], "physical", "{line}");
+        assert_eq!(line["application_name"], "me", "{line}");
         assert!(
             line["bytes_to_upstream"].as_u64() > Some(0)
                 && line["bytes_to_downstream"].as_u64() > Some(0)
@@ -86,8 +86,100 @@ fn names_from_a_peer_cannot_forge_a_line() {
             "a line break went through: {said:?}"
         );
         assert!(!said.contains(['\u{1b}', '\u{202e}']), "{said:?}");
+        assert!(name.contains(r"evil\n\u{1b}[31m"), "escaped once: {name}");
     }
     let mut wire = Wire::direct_tls(server.address(), &identity);
     wire.send(&wire::replication_startup());
     wire.read_refusal();
+}
+
+#[test]
+fn session_is_told_for_audit_at_both_ends() {
+    let primary = Node::primary();
+    let tunnel = Tunnel::to(&primary);
+    primary.query("select pg_create_physical_replication_slot('s1', true)");
+    let mut standby = Node::builder("standby").init_from_backup(&tunnel.conninfo());
+    standby.set_standby(&tunnel.conninfo(), Some("s1"));
+    standby.start();
+    primary.wait_for_standby("standby");
+    primary.query("create table t as select i from generate_series(1, 1000) i");
+    standby.catch_up_with(&primary);
+    let pid = primary.query("select pid from pg_stat_replication");
+    standby.stop(testbed::Stop::Fast);
+    let line = |sidecar: &Sidecar, message: &str, id: Option<&Value>| {
+        wait_for("the stream to be logged", testbed::wait::PATIENCE, || {
+            sidecar.events().into_iter().rev().find(|event| {
+                event["message"] == message
+                    && event["application_name"] == "standby"
+                    && id.is_none_or(|id| event["id"] == *id)
+            })
+        })
+    };
+    let far = line(&tunnel.server, "session ended", None);
+    let near = line(&tunnel.client, "session ended", Some(&far["id"]));
+    for (ended, identity) in [(&far, "dns:standby.test"), (&near, "dns:primary.test")] {
+        assert_eq!(ended["identity"], identity, "{ended}");
+        assert_eq!(ended["kind"], "physical", "{ended}");
+        assert_eq!(ended["user"], "postgres", "{ended}");
+        assert_eq!(ended["slot"], "s1", "{ended}");
+        assert_eq!(ended["backend_pid"].to_string(), pid, "{ended}");
+        for field in [
+            "serial",
+            "fingerprint",
+            "start_lsn",
+            "sent_lsn",
+            "applied_lsn",
+            "reason",
+        ] {
+            assert!(ended[field].is_string(), "no {field} in {ended}");
+        }
+    }
+    let open = line(&tunnel.server, "session open", Some(&far["id"]));
+    assert_eq!(open["level"], "INFO", "{open}");
+    assert_eq!(open["serial"], far["serial"]);
+}
+
+#[test]
+fn journal_is_told_priorities() {
+    let (pki, stand_in, dir) = (Pki::new(), StandIn::new(), Scratch::new("journal"));
+    let config = server_config(&pki.issue("primary"), stand_in.upstream(), "");
+    let file = dir.path().join("pgtlsproxy.toml");
+    std::fs::write(&file, config).unwrap();
+    let log = std::fs::File::create(dir.path().join("log")).unwrap();
+    let metadata = log.metadata().unwrap();
+    let start = |stream: String| {
+        Command::new(testbed::programs::pgtlsproxy())
+            .arg("run")
+            .arg("--config")
+            .arg(&file)
+            .env("JOURNAL_STREAM", stream)
+            .stderr(log.try_clone().unwrap())
+            .spawn()
+            .unwrap()
+    };
+    let logged = |wanted: &str| {
+        wait_for("a line", testbed::wait::PATIENCE, || {
+            let text = std::fs::read_to_string(dir.path().join("log")).unwrap();
+            text.lines()
+                .find(|line| line.contains(wanted))
+                .map(str::to_owned)
+        })
+    };
+    let mut journalled = start(format!("{}:{}", metadata.dev(), metadata.ino()));
+    let warning = logged("has no [[server.allow]] rule");
+    let info = logged("listening tunnel");
+    journalled.kill().unwrap();
+    journalled.wait().unwrap();
+    assert!(warning.starts_with("<4>"), "{warning}");
+    assert!(info.starts_with("<6>") && !info.contains("INFO"), "{info}");
+
+    log.set_len(0).unwrap();
+    let mut elsewhere = start("1:1".to_owned());
+    let warning = logged("has no [[server.allow]] rule");
+    elsewhere.kill().unwrap();
+    elsewhere.wait().unwrap();
+    assert!(
+        warning.contains("WARN") && !warning.contains('<'),
+        "{warning}"
+    );
 }

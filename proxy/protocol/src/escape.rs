@@ -34,7 +34,8 @@ fn escape_char(c: char) -> String {
 }
 
 /// Control characters, and those that reorder, hide or break text without being seen.
-pub(crate) fn is_treacherous(c: char) -> bool {
+#[must_use]
+pub fn is_treacherous(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

@@ -21,11 +21,14 @@
 )]
 
 pub mod certificate;
+pub mod command;
 pub mod error_response;
 pub mod escape;
 pub mod identity;
+pub mod lag;
 pub mod message;
 pub mod negotiation;
 pub mod policy;
 pub mod replication;
 pub mod startup;
+pub mod watch;

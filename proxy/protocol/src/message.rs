@@ -13,8 +13,10 @@ pub use postgres_protocol::message::backend::{
 use crate::error_response::SqlState;
 use crate::startup::CancelKey;
 
-/// The longest body that is captured: BackendKeyData has up to 260 bytes.
-pub const MAX_CAPTURED: u32 = 320;
+/// The most of a body that is shown: BackendKeyData has up to 260 bytes.
+pub const MAX_HEAD: usize = 320;
+/// Room for the head of a message in pieces that is kept for the next: those of a stream are shorter.
+const MOST_ROOM_KEPT: usize = 64;
 
 const HEADER: usize = 5;
 
@@ -45,93 +47,145 @@ impl Header {
         [self.tag, a, b, c, d]
     }
 
-    const fn body_length(self) -> u32 {
+    /// How long what follows is.
+    #[must_use]
+    pub const fn body_length(self) -> u32 {
         self.length.saturating_sub(4)
     }
+}
+
+/// Is told of the messages that a [`MessageWalker`] passes.
+pub trait Listener {
+    /// How many bytes of this message's body, from its beginning, are wanted; more than [`MAX_HEAD`] are not given.
+    fn wanted(&self, header: Header) -> usize;
+    /// A message was seen to its last byte. `head` is what was wanted of its body: shorter only if the body is.
+    fn message(&mut self, header: Header, head: &[u8]);
 }
 
 /// Follows the messages of one direction of a session, whatever the pieces they come in.
 ///
 /// It only looks. What it does not understand it gives up on for good, quietly: the stream is the peers' own.
+/// A message in one piece is shown where it lies; of one in several, what is wanted is kept, and the room for it with it,
+/// so that a long stream allocates nothing.
 #[derive(Debug)]
 pub struct MessageWalker {
-    captured: &'static [u8],
     position: Position,
+    kept: Vec<u8>,
     last_boundary: Option<usize>,
 }
 
 #[derive(Debug)]
 enum Position {
     /// So many bytes of a header are here; none of them: between two messages.
-    Head([u8; HEADER], usize),
-    /// So many bytes of the body are to come; of a captured one, what came is kept if it came in pieces.
-    Body(Header, u32, Vec<u8>),
+    Head([u8; HEADER], u8),
+    /// Of this message's body so many bytes are to come, and so many are wanted.
+    Body(Header, u32, u16),
     Lost,
 }
 
+impl Default for MessageWalker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl MessageWalker {
-    /// A walker at the beginning of a stream; bodies of messages with these tags are shown if they are no longer than
-    /// [`MAX_CAPTURED`].
+    /// A walker at the beginning of a stream.
     #[must_use]
-    pub const fn new(captured: &'static [u8]) -> Self {
+    pub const fn new() -> Self {
         Self {
-            captured,
             position: Position::Head([0; HEADER], 0),
+            kept: Vec::new(),
             last_boundary: Some(0),
         }
     }
 
     /// Walks over the next bytes of the stream. Each message is told once, when its last byte was seen.
-    pub fn walk(&mut self, bytes: &[u8], mut on_message: impl FnMut(Header, Option<&[u8]>)) {
+    pub fn walk(&mut self, bytes: &[u8], listener: &mut impl Listener) {
         self.last_boundary = self.at_boundary().then_some(0);
         let mut rest = bytes;
         loop {
             match &mut self.position {
                 Position::Lost => return,
+                Position::Head(_, 0) => match whole_messages(rest, listener) {
+                    Walked::Begun(after) => {
+                        rest = after;
+                        self.last_boundary = bytes.len().checked_sub(rest.len());
+                        if rest.is_empty() {
+                            return;
+                        }
+                        let (taken, after) = split_at_most(rest, HEADER);
+                        let mut head = [0; HEADER];
+                        for (place, byte) in head.iter_mut().zip(taken) {
+                            *place = *byte;
+                        }
+                        if after.is_empty() && taken.len() < HEADER {
+                            let have = u8::try_from(taken.len()).unwrap_or(0);
+                            self.position = Position::Head(head, have);
+                            return;
+                        }
+                        rest = after;
+                        self.begin(head, listener);
+                    }
+                    Walked::Nonsense => self.lose(),
+                },
                 Position::Head(head, have) => {
-                    let (taken, after) = split_at_most(rest, HEADER.saturating_sub(*have));
-                    for (place, byte) in head.iter_mut().skip(*have).zip(taken) {
+                    let already = usize::from(*have);
+                    let (taken, after) = split_at_most(rest, HEADER.saturating_sub(already));
+                    for (place, byte) in head.iter_mut().skip(already).zip(taken) {
                         *place = *byte;
                     }
-                    *have = have.saturating_add(taken.len());
+                    *have = have.saturating_add(u8::try_from(taken.len()).unwrap_or(0));
                     rest = after;
-                    if *have < HEADER {
+                    if usize::from(*have) < HEADER {
                         return;
                     }
-                    let Some(header) = Header::parse(*head) else {
-                        self.position = Position::Lost;
-                        self.last_boundary = None;
-                        return;
-                    };
-                    self.position = Position::Body(header, header.body_length(), Vec::new());
+                    let head = *head;
+                    self.begin(head, listener);
                 }
-                Position::Body(header, missing, kept) => {
+                Position::Body(header, missing, wanted) => {
                     let (taken, after) =
                         split_at_most(rest, usize::try_from(*missing).unwrap_or(usize::MAX));
                     // No more was taken than is missing, which is a u32.
                     *missing =
                         missing.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
                     rest = after;
-                    let wanted =
-                        header.body_length() <= MAX_CAPTURED && self.captured.contains(&header.tag);
-                    if wanted && !(kept.is_empty() && *missing == 0) {
-                        kept.extend_from_slice(taken);
-                    }
+                    let room = usize::from(*wanted).saturating_sub(self.kept.len());
+                    self.kept.extend_from_slice(split_at_most(taken, room).0);
                     if *missing > 0 {
                         return;
                     }
-                    // A body in one piece is shown where it lies.
-                    let body = if kept.is_empty() {
-                        taken
-                    } else {
-                        kept.as_slice()
-                    };
-                    on_message(*header, wanted.then_some(body));
+                    listener.message(*header, &self.kept);
                     self.position = Position::Head([0; HEADER], 0);
                     self.last_boundary = bytes.len().checked_sub(rest.len());
+                    if self.kept.capacity() > MOST_ROOM_KEPT {
+                        self.kept = Vec::new();
+                    }
                 }
             }
         }
+    }
+
+    /// Begins a message that did not come in one piece.
+    fn begin(&mut self, head: [u8; HEADER], listener: &impl Listener) {
+        match Header::parse(head) {
+            Some(header) => {
+                let wanted = listener.wanted(header).min(MAX_HEAD);
+                self.kept.clear();
+                self.position = Position::Body(
+                    header,
+                    header.body_length(),
+                    u16::try_from(wanted).unwrap_or(u16::MAX),
+                );
+            }
+            None => self.lose(),
+        }
+    }
+
+    fn lose(&mut self) {
+        self.position = Position::Lost;
+        self.last_boundary = None;
+        self.kept = Vec::new();
     }
 
     /// Whether nothing of a message is pending, so that one of our own could stand here.
@@ -152,6 +206,30 @@ impl MessageWalker {
     pub const fn last_boundary(&self) -> Option<usize> {
         self.last_boundary
     }
+}
+
+enum Walked<'a> {
+    /// What is left begins with a message that is not whole, or is empty.
+    Begun(&'a [u8]),
+    Nonsense,
+}
+
+/// The common case without a state: messages that lie there whole.
+fn whole_messages<'a>(bytes: &'a [u8], listener: &mut impl Listener) -> Walked<'a> {
+    let mut rest = bytes;
+    while let Some((head, after)) = rest.split_first_chunk() {
+        let Some(header) = Header::parse(*head) else {
+            return Walked::Nonsense;
+        };
+        let length = usize::try_from(header.body_length()).unwrap_or(usize::MAX);
+        let Some((body, next)) = after.split_at_checked(length) else {
+            break;
+        };
+        let wanted = listener.wanted(header).min(MAX_HEAD);
+        listener.message(header, split_at_most(body, wanted).0);
+        rest = next;
+    }
+    Walked::Begun(rest)
 }
 
 fn split_at_most(bytes: &[u8], most: usize) -> (&[u8], &[u8]) {
@@ -268,17 +346,37 @@ mod tests {
     use super::*;
     use crate::error_response::Refusal;
 
-    type Seen = Vec<(u8, u32, Option<Vec<u8>>)>;
+    type Seen = Vec<(u8, u32, Vec<u8>)>;
 
-    /// Walks over a stream in pieces of these sizes, again and again.
-    fn walk(walker: &mut MessageWalker, stream: &[u8], size: usize) -> Seen {
-        let mut seen = Seen::new();
-        for piece in stream.chunks(size) {
-            walker.walk(piece, |header, body| {
-                seen.push((header.tag, header.length, body.map(<[u8]>::to_vec)))
-            });
+    /// Wants so much of the messages with these tags.
+    struct Wants(&'static [u8], usize, Seen);
+
+    impl Listener for Wants {
+        fn wanted(&self, header: Header) -> usize {
+            if self.0.contains(&header.tag) {
+                self.1
+            } else {
+                0
+            }
         }
-        seen
+
+        fn message(&mut self, header: Header, head: &[u8]) {
+            self.2.push((header.tag, header.length, head.to_vec()));
+        }
+    }
+
+    /// Walks over a stream in pieces of this size, again and again.
+    fn walk(
+        walker: &mut MessageWalker,
+        wants: (&'static [u8], usize),
+        stream: &[u8],
+        size: usize,
+    ) -> Seen {
+        let mut seen = Wants(wants.0, wants.1, Seen::new());
+        for piece in stream.chunks(size) {
+            walker.walk(piece, &mut seen);
+        }
+        seen.2
     }
 
     fn login() -> Vec<u8> {
@@ -296,17 +394,17 @@ mod tests {
     #[test]
     fn every_message_is_told_once_however_it_is_split() {
         let expected = vec![
-            (b'R', 8, None),
-            (b'S', 24, None),
-            (b'K', 12, Some(vec![0, 0, 0, 7, 1, 2, 3, 4])),
-            (b'Z', 5, Some(b"I".to_vec())),
-            (b'c', 4, Some(Vec::new())),
-            (b'd', 1_004, None),
+            (b'R', 8, vec![]),
+            (b'S', 24, vec![]),
+            (b'K', 12, vec![0, 0, 0, 7, 1, 2, 3, 4]),
+            (b'Z', 5, b"I".to_vec()),
+            (b'c', 4, vec![]),
+            (b'd', 1_004, vec![0; 25]),
         ];
         for size in 1..login().len() + 1 {
-            let mut walker = MessageWalker::new(b"KZdc");
+            let mut walker = MessageWalker::new();
             assert_eq!(
-                walk(&mut walker, &login(), size),
+                walk(&mut walker, (b"KZdc", 25), &login(), size),
                 expected,
                 "pieces of {size}"
             );
@@ -317,9 +415,9 @@ mod tests {
     #[test]
     fn boundaries_are_known_within_the_bytes_last_walked_over() {
         let ready = encode_message(b'Z', b"I");
-        let mut walker = MessageWalker::new(b"");
+        let mut walker = MessageWalker::new();
         let mut walk = |bytes: &[u8]| {
-            walker.walk(bytes, |_, _| ());
+            walker.walk(bytes, &mut Wants(b"", 0, Seen::new()));
             (walker.last_boundary(), walker.at_boundary())
         };
         assert_eq!(walk(&ready), (Some(6), true));
@@ -341,33 +439,48 @@ mod tests {
             b"\0\0\0\0\x05",
             b"\x16\x03\x01\x02\0",
         ] {
-            let mut walker = MessageWalker::new(b"Z");
+            let mut walker = MessageWalker::new();
+            let wants: (&[u8], usize) = (b"Z", 1);
             let stream = [
                 &encode_message(b'Z', b"I"),
                 nonsense,
                 &encode_message(b'Z', b"I"),
             ]
             .concat();
-            assert_eq!(walk(&mut walker, &stream, stream.len()).len(), 1);
+            assert_eq!(walk(&mut walker, wants, &stream, stream.len()).len(), 1);
             assert!(walker.is_lost() && !walker.at_boundary());
             assert_eq!(walker.last_boundary(), None);
-            assert_eq!(walk(&mut walker, &encode_message(b'Z', b"I"), 6), []);
+            assert_eq!(walk(&mut walker, wants, &encode_message(b'Z', b"I"), 6), []);
             assert_eq!(walker.last_boundary(), None);
         }
     }
 
     #[test]
     fn a_walker_is_small() {
-        assert!(size_of::<MessageWalker>() <= 80);
+        assert!(size_of::<MessageWalker>() <= 64);
     }
 
     #[test]
-    fn long_bodies_are_not_captured() {
-        for (length, captured) in [(320, true), (321, false)] {
-            let mut walker = MessageWalker::new(b"d");
-            let seen = walk(&mut walker, &encode_message(b'd', &vec![1; length]), 100);
-            assert_eq!(seen[0].2.is_some(), captured);
+    fn of_a_long_body_its_head_is_shown() {
+        for size in [100, 1_000] {
+            for (wanted, shown) in [(0, 0), (25, 25), (320, 320), (400, 320)] {
+                let mut walker = MessageWalker::new();
+                let message = encode_message(b'd', &[1; 900]);
+                let seen = walk(&mut walker, (b"d", wanted), &message, size);
+                assert_eq!(seen[0].2, vec![1; shown], "{wanted} in pieces of {size}");
+            }
         }
+    }
+
+    #[test]
+    fn a_stream_in_pieces_takes_no_more_room() {
+        let mut walker = MessageWalker::new();
+        let message = encode_message(b'd', &[1; 131_072]).repeat(3);
+        walk(&mut walker, (b"d", 25), &message, 16_384);
+        let room = walker.kept.capacity();
+        assert!(room <= MOST_ROOM_KEPT);
+        walk(&mut walker, (b"d", 25), &message, 10);
+        assert_eq!(walker.kept.capacity(), room);
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl std::error::Error for LsnError {}
 pub struct Clock(pub i64);
 
 impl Clock {
+    /// From microseconds since 1970.
+    #[must_use]
+    pub const fn from_unix_micros(micros: i64) -> Self {
+        Self(micros.saturating_sub(946_684_800_000_000))
+    }
+
     /// Microseconds since 1970; `None` where that does not fit.
     #[must_use]
     pub const fn unix_micros(self) -> Option<i64> {

@@ -94,6 +94,48 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(tag, body)| protocol::message::encode_message(tag, &body))
 }
 
+/// What the ends of a replication connection say, in any order, each time nearly right.
+fn turn() -> impl Strategy<Value = Vec<u8>> {
+    use protocol::message::encode_message;
+    let queries = [
+        "IDENTIFY_SYSTEM",
+        "START_REPLICATION SLOT \"s\" 0/100 TIMELINE 1",
+        "START_REPLICATION SLOT \"s\" LOGICAL 0/0 (a 'b')",
+        "BASE_BACKUP (PROGRESS)",
+        "TIMELINE_HISTORY 2",
+        "select 1",
+    ];
+    let from_frontend = prop_oneof![
+        1 => select(queries.to_vec()).prop_map(|text| encode_message(b'Q', text.as_bytes())),
+        2 => (select(b"rhx".to_vec()), vec(any::<u8>(), 30..36))
+            .prop_map(|(letter, body)| encode_message(b'd', &[vec![letter], body].concat())),
+    ];
+    let from_backend = prop_oneof![
+        2 => (select(b"wkdnp".to_vec()), vec(select(vec![0_u8, 1, 255]), 15..60))
+            .prop_map(|(letter, body)| encode_message(b'd', &[vec![letter], body].concat())),
+        1 => (select(b"WHcCZTDSE".to_vec()), vec(any::<u8>(), 0..20))
+            .prop_map(|(tag, body)| encode_message(tag, &body)),
+        1 => Just(encode_message(b'D', b"\0\x03\0\0\0\x01\x37\xff\xff\xff\xff\0\0\0\x012")),
+    ];
+    prop_oneof![
+        (Just(1_u8), damaged(from_frontend)),
+        (Just(0_u8), damaged(from_backend)),
+    ]
+    .prop_map(|(who, said)| {
+        let mut turn = vec![];
+        // As many bytes as the length of a turn can tell, and so on.
+        for piece in said.chunks(9) {
+            if piece.len() == 9 {
+                turn.push(2 | who);
+                turn.extend(piece);
+            } else {
+                turn.extend(piece.iter().flat_map(|byte| [who, *byte]));
+            }
+        }
+        turn
+    })
+}
+
 fn options() -> impl Strategy<Value = Vec<u8>> {
     let set = [
         "application_name=x",
@@ -174,6 +216,11 @@ proptest! {
     #[test]
     fn streams_are_walked_the_same_in_any_pieces(data in stream(damaged(message()))) {
         checks::message_walker(&data);
+    }
+
+    #[test]
+    fn replication_is_watched_the_same_in_any_pieces(turns in vec(turn(), 0..40)) {
+        checks::watch(&turns.concat());
     }
 
     #[test]

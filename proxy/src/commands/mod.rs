@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod setup;
+mod status;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Run(flag) => daemon::run(Source::File(flag.config)).map(|()| ExitCode::SUCCESS),
         Command::Check(flags) => check::run(&flags),
         Command::Setup(command) => setup::run(&command),
+        Command::Status(flags) => status::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct File {
     pub(crate) log: Log,
     #[serde(default)]
     pub(crate) relay: Relay,
+    #[serde(default)]
+    pub(crate) admin: Admin,
 }
 
 #[derive(Debug, Deserialize)]
@@ -107,6 +109,12 @@ pub(crate) struct Log {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Relay {
     pub(crate) records: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Admin {
+    pub(crate) socket: Option<PathBuf>,
 }
 
 impl File {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::file::{Allow, Client, File, Identity, Limits, Log, Relay, Server, Timeouts};
+use super::file::{Admin, Allow, Client, File, Identity, Limits, Log, Relay, Server, Timeouts};
 
 /// This node's certificate and whom it trusts.
 #[derive(Debug, Clone, Args)]
@@ -135,5 +135,6 @@ fn file(
             format: log.log_format.clone(),
         },
         relay: Relay::default(),
+        admin: Admin::default(),
     }
 }

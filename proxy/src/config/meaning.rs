@@ -108,6 +108,7 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             timeouts,
             log,
             records,
+            admin_socket: file.admin.socket.as_ref().map(|socket| base.join(socket)),
             warnings: findings.warnings,
         })
     } else {

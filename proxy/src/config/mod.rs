@@ -33,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) timeouts: Timeouts,
     pub(crate) log: Log,
     pub(crate) records: Records,
+    /// Where `status` asks.
+    pub(crate) admin_socket: Option<PathBuf>,
     /// What works but deserves a look: a rule that can never match, a listener open to every local user.
     pub(crate) warnings: Vec<Problem>,
 }
@@ -188,6 +190,14 @@ impl Config {
         };
         meaning::interpret(file, &base)
     }
+}
+
+/// Where a daemon with this configuration file answers `status`; nothing else in the file is judged.
+pub(crate) fn admin_socket(path: &Path) -> Result<Option<PathBuf>, Problem> {
+    let socket = file::File::load(path)?.admin.socket;
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let base = absolute.parent().map(PathBuf::from).unwrap_or_default();
+    Ok(socket.map(|socket| base.join(socket)))
 }
 
 fn current_directory() -> PathBuf {

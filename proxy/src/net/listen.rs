@@ -34,17 +34,31 @@ pub(crate) struct BindError {
     pub(crate) way_out: String,
 }
 
+impl BindError {
+    fn new(address: ListenAddress, source: io::Error) -> Self {
+        Self {
+            way_out: way_out(&address, &source),
+            address,
+            source,
+        }
+    }
+}
+
 impl Listener {
     pub(crate) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let bound = match address {
             ListenAddress::Tcp(address) => bind_tcp(*address),
-            ListenAddress::Unix(path) => bind_unix(path),
+            // Who may connect is decided by SO_PEERCRED on each connection; the mode is as wide as PostgreSQL's own
+            // (unix_socket_permissions, 0777), so that a refused user is told why.
+            ListenAddress::Unix(path) => bind_unix(path, 0o777),
         };
-        bound.map_err(|source| BindError {
-            address: address.clone(),
-            way_out: way_out(address, &source),
-            source,
-        })
+        bound.map_err(|source| BindError::new(address.clone(), source))
+    }
+
+    /// A Unix socket of ours, open to whom its mode lets in.
+    pub(crate) fn bind_local(path: &Path, mode: u32) -> Result<Self, BindError> {
+        bind_unix(path, mode)
+            .map_err(|source| BindError::new(ListenAddress::Unix(path.to_owned()), source))
     }
 
     /// The next connection with its peer. Errors are the kernel's: most concern one connection that is already gone.
@@ -91,7 +105,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
 }
 
 /// Makes the socket. A file that a dead process left behind is replaced; anything else that lies there is kept.
-fn bind_unix(path: &Path) -> io::Result<Listener> {
+fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(io::Error::new(
@@ -120,9 +134,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
         path: path.to_owned(),
         inode,
     };
-    // Who may connect is decided by SO_PEERCRED on each connection; the mode is as wide as PostgreSQL's own
-    // (unix_socket_permissions, 0777), so that a refused user is told why.
-    fs::set_permissions(&path.path, fs::Permissions::from_mode(0o777))?;
+    fs::set_permissions(&path.path, fs::Permissions::from_mode(mode))?;
     Ok(Listener::Unix { listener, path })
 }
 

@@ -1,5 +1,6 @@
 //! One stream type for TCP and Unix sockets, with the socket options every connection gets.
 
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,6 +31,15 @@ pub(crate) enum Peer {
         uid: u32,
         pid: i32,
     },
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { uid, pid } => write!(f, "uid={uid} pid={pid}"),
+        }
+    }
 }
 
 impl Peer {

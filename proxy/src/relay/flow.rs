@@ -1,35 +1,36 @@
-//! What goes along with one direction: the count, and towards the frontend the tap and the word to stop.
+//! What goes along with one direction: the count, the tap, and towards the frontend the word to stop.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Farewell, Stop, Tap};
+use super::{Farewell, Place, Stop, Tap};
 
 pub(super) struct Flow<'a, T> {
     count: &'a AtomicU64,
-    frontend: Option<Frontend<T>>,
+    tap: T,
+    /// Towards the frontend alone: the backend is not ended by a word.
+    stop: Option<Stopping>,
 }
 
-struct Frontend<T> {
-    tap: T,
+struct Stopping {
     stop: Stop,
     farewell: Option<Farewell>,
 }
 
 impl<'a, T: Tap> Flow<'a, T> {
-    /// The direction towards the backend, which nobody looks at and which is not ended by a word.
-    pub(super) fn to_backend(count: &'a AtomicU64) -> Self {
+    pub(super) fn to_backend(count: &'a AtomicU64, tap: T) -> Self {
         Self {
             count,
-            frontend: None,
+            tap,
+            stop: None,
         }
     }
 
     pub(super) fn to_frontend(count: &'a AtomicU64, tap: T, stop: Stop) -> Self {
         Self {
             count,
-            frontend: Some(Frontend {
-                tap,
+            tap,
+            stop: Some(Stopping {
                 stop,
                 farewell: None,
             }),
@@ -38,9 +39,9 @@ impl<'a, T: Tap> Flow<'a, T> {
 
     /// Completes when this direction is told to end; once.
     pub(super) async fn told(&mut self) {
-        match &mut self.frontend {
-            Some(frontend) if frontend.farewell.is_none() => {
-                frontend.farewell = Some(frontend.stop.told().await);
+        match &mut self.stop {
+            Some(stopping) if stopping.farewell.is_none() => {
+                stopping.farewell = Some(stopping.stop.told().await);
             }
             _ => std::future::pending().await,
         }
@@ -48,12 +49,8 @@ impl<'a, T: Tap> Flow<'a, T> {
 
     /// What is to be said now: it was told to end, and stands between two messages.
     pub(super) fn words(&self) -> Option<Farewell> {
-        let frontend = self.frontend.as_ref()?;
-        let farewell = frontend.farewell.as_ref()?;
-        frontend
-            .tap
-            .at_boundary()
-            .then(|| Farewell::clone(farewell))
+        let farewell = self.stop.as_ref()?.farewell.as_ref()?;
+        self.tap.at_boundary().then(|| Farewell::clone(farewell))
     }
 
     /// Shows the payload to the tap. If this direction was told to end, cuts it behind the last whole message and
@@ -63,19 +60,10 @@ impl<'a, T: Tap> Flow<'a, T> {
         bytes: &[u8],
         ranges: &mut Vec<Range<usize>>,
     ) -> Option<Farewell> {
-        let frontend = self.frontend.as_mut()?;
-        let mut cut = None;
-        for (index, range) in ranges.iter().enumerate() {
-            frontend
-                .tap
-                .show(bytes.get(range.clone()).unwrap_or_default());
-            if let Some(boundary) = frontend.tap.last_boundary() {
-                cut = Some((index, range.start + boundary));
-            }
-        }
-        let farewell = frontend.farewell.as_ref()?;
-        let (index, end) = cut?;
-        ranges.truncate(index + 1);
+        let boundary = self.tap.show(bytes, ranges);
+        let farewell = self.stop.as_ref()?.farewell.as_ref()?;
+        let Place { range, end } = boundary?;
+        ranges.truncate(range + 1);
         if let Some(last) = ranges.last_mut() {
             last.end = end.min(last.end);
         }

@@ -9,7 +9,7 @@ mod records;
 mod wire;
 
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -44,12 +44,24 @@ pub(crate) struct Half {
 
 /// Looks at the bytes of one direction in passing. It never delays, copies or changes one.
 pub(crate) trait Tap: Send {
-    /// The next bytes, before they are written on.
-    fn show(&mut self, bytes: &[u8]);
+    /// The next bytes, before they are written on: these ranges of `bytes`, one behind the other. Gives the last place
+    /// in them behind which no message is begun; None if there is no such place.
+    fn show(&mut self, bytes: &[u8], ranges: &[Range<usize>]) -> Option<Place>;
     /// Whether what was shown so far ends with a whole message.
     fn at_boundary(&self) -> bool;
-    /// How much of what was shown last belongs to whole messages; None if no message ended in it.
-    fn last_boundary(&self) -> Option<usize>;
+}
+
+/// One for each direction.
+pub(crate) struct Taps<T> {
+    pub(crate) to_upstream: T,
+    pub(crate) to_downstream: T,
+}
+
+/// A place in what was shown: in the range of this number, so far into all bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) range: usize,
+    pub(crate) end: usize,
 }
 
 /// Bytes relayed so far, each way, for whoever looks on.
@@ -66,6 +78,11 @@ impl Traffic {
 
     pub(crate) fn to_downstream(&self) -> u64 {
         self.to_downstream.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count_to_downstream(&self, bytes: u64) {
+        self.to_downstream.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -148,17 +165,17 @@ pub(crate) enum Ended {
 }
 
 /// Relays until both directions have ended, one was aborted, or `stop` tells it to end.
-pub(crate) async fn run(
+pub(crate) async fn run<T: Tap>(
     downstream: Half,
     upstream: Half,
-    to_downstream: impl Tap,
+    taps: Taps<T>,
     stop: Stop,
     dead_after: Duration,
     traffic: &Traffic,
 ) -> Ended {
     let told_to_end = stop.clone();
-    let to_frontend = Flow::to_frontend(&traffic.to_downstream, to_downstream, stop);
-    let to_backend = Flow::to_backend(&traffic.to_upstream);
+    let to_frontend = Flow::to_frontend(&traffic.to_downstream, taps.to_downstream, stop);
+    let to_backend = Flow::to_backend(&traffic.to_upstream, taps.to_upstream);
     let downstream = Taken::from(downstream);
     let upstream = Taken::from(upstream);
     match (downstream.records, upstream.records) {

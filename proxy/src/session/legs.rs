@@ -7,6 +7,7 @@ use protocol::error_response::{Refusal, SqlState};
 use protocol::policy::{OsUserPolicy, Policy};
 use tokio::sync::{Semaphore, watch};
 
+use super::meter::Tally;
 use super::registry::Registry;
 use crate::config::{self, Records, Side, SslNegotiation, Timeouts};
 use crate::flood::Flood;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) health: Arc<Health>,
     /// The settings of now, for new connections.
     pub(crate) current: watch::Receiver<Arc<Settings>>,
+    pub(crate) tally: Arc<Tally>,
     /// Plaintext cancels on their way; more at once are dropped, since anybody may send them.
     pub(crate) plain_cancels: Semaphore,
 }
@@ -98,6 +100,18 @@ impl Settings {
             downstream,
             upstream,
             timeouts,
+        }
+    }
+}
+
+impl Settings {
+    /// `server` or `client`, and where it leads.
+    pub(crate) fn side_and_upstream(&self) -> (&'static str, Vec<String>) {
+        match &self.upstream {
+            UpstreamLeg::Plain { postgres } => ("server", vec![postgres.to_string()]),
+            UpstreamLeg::Mtls { targets, .. } => {
+                ("client", targets.iter().map(ToString::to_string).collect())
+            }
         }
     }
 }

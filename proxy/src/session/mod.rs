@@ -4,6 +4,7 @@ mod authentication;
 mod downstream;
 mod end;
 mod legs;
+mod meter;
 mod observer;
 mod record;
 mod registry;
@@ -24,14 +25,16 @@ use end::End;
 use legs::DownstreamLeg;
 use observer::Observer;
 use record::SessionRecord;
-use registry::{About, KeyOwner, Live};
+use registry::{About, KeyOwner};
 
 use crate::net::{Peer, Stream};
 use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
 pub(crate) use legs::{Settings, Shared, shutdown_farewell};
-pub(crate) use registry::Registry;
+pub(crate) use meter::Tally;
+pub(crate) use observer::now;
+pub(crate) use registry::{Live, Registry};
 
 /// How long PostgreSQL may take to act on a cancel request and close.
 const CANCEL_TAKES: Duration = Duration::from_secs(10);
@@ -50,6 +53,7 @@ pub(crate) async fn serve(accepted: Accepted) {
     let mut record = SessionRecord::new(
         Arc::clone(&accepted.settings.name),
         Arc::clone(&accepted.shared.flood),
+        Arc::clone(&accepted.shared.tally),
         accepted.peer,
     );
     let end = converse(accepted, &mut record).await;
@@ -172,11 +176,11 @@ async fn session(
     };
     // It was forwarded; a session does not carry it for days.
     drop(opened.request);
-    let observer = Observer::new(Arc::clone(&place.live));
+    let observers = Observer::both(&place.live);
     let ended = relay::run(
         downstream,
         upstream.half,
-        observer,
+        observers,
         place.stop.clone(),
         settings.timeouts.dead_peer,
         &place.live.traffic,

@@ -1,48 +1,140 @@
-//! Looks at message headers on their way to the frontend, in passing: where messages end, and the cancel key that the
-//! backend gives its session. It cannot delay, copy or change a byte, and gives up quietly on what it does not
-//! understand (PostgreSQL manual, "Message Formats").
+//! Looks at both directions of a session in passing: where messages end, the cancel key that the backend gives, and of a
+//! replication session what `protocol::watch` can tell. It cannot delay, copy or change a byte, and gives up quietly on
+//! what it does not understand. What it learned is left in the registry, under a lock that is taken once for as many
+//! bytes as were read at once.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use protocol::message::{MessageWalker, parse_backend_key_data};
+use protocol::message::{
+    BACKEND_KEY_DATA_TAG, Header, Listener, MAX_HEAD, MessageWalker, parse_backend_key_data,
+};
+use protocol::replication::Clock;
 
 use super::registry::Live;
-use crate::relay::Tap;
+use crate::relay::{Place, Tap, Taps};
 
-/// Tag of BackendKeyData.
-const BACKEND_KEY_DATA: u8 = b'K';
-
+/// Looks at one direction.
 pub(super) struct Observer {
+    looks: Looks,
     walker: MessageWalker,
     live: Arc<Live>,
 }
 
+/// What is looked at.
+#[derive(Clone, Copy)]
+enum Looks {
+    /// Everything that a replication session says this way.
+    FromBackend,
+    FromFrontend,
+    /// An ordinary session's cancel key, and where its messages end.
+    ForKey,
+    /// Nothing: what an ordinary frontend says.
+    Away,
+}
+
 impl Observer {
-    pub(super) fn new(live: Arc<Live>) -> Self {
-        Self {
-            walker: MessageWalker::new(&[BACKEND_KEY_DATA]),
-            live,
+    /// Observers for both directions of a session.
+    pub(super) fn both(live: &Arc<Live>) -> Taps<Self> {
+        let (from_frontend, from_backend) = if live.watched.is_some() {
+            (Looks::FromFrontend, Looks::FromBackend)
+        } else {
+            (Looks::Away, Looks::ForKey)
+        };
+        let observer = |looks| Self {
+            looks,
+            walker: MessageWalker::new(),
+            live: Arc::clone(live),
+        };
+        Taps {
+            to_upstream: observer(from_frontend),
+            to_downstream: observer(from_backend),
         }
     }
 }
 
 impl Tap for Observer {
-    fn show(&mut self, bytes: &[u8]) {
-        let live = &self.live;
-        self.walker.walk(bytes, |header, body| {
-            if header.tag == BACKEND_KEY_DATA
-                && let Some(key) = body.and_then(parse_backend_key_data)
-            {
-                live.learn_cancel_key(key);
+    fn show(&mut self, bytes: &[u8], ranges: &[Range<usize>]) -> Option<Place> {
+        let walker = &mut self.walker;
+        match (self.looks, &self.live.watched) {
+            (Looks::FromBackend, Some(watched)) => {
+                let mut watch = watched.lock();
+                let place = each(bytes, ranges, |piece| {
+                    watch.backend_sent(walker, piece);
+                    walker.last_boundary()
+                });
+                watch.settle(now());
+                if let Some(key) = watch.take_cancel_key() {
+                    drop(watch);
+                    self.live.learn_cancel_key(key);
+                }
+                place
             }
-        });
+            (Looks::FromFrontend, Some(watched)) => {
+                let mut watch = watched.lock();
+                let place = each(bytes, ranges, |piece| {
+                    watch.frontend_sent(walker, piece);
+                    walker.last_boundary()
+                });
+                watch.settle(now());
+                place
+            }
+            (Looks::ForKey, _) => each(bytes, ranges, |piece| {
+                walker.walk(piece, &mut ForKey(&self.live));
+                walker.last_boundary()
+            }),
+            (Looks::Away | Looks::FromBackend | Looks::FromFrontend, _) => None,
+        }
     }
 
     fn at_boundary(&self) -> bool {
         self.walker.at_boundary()
     }
+}
 
-    fn last_boundary(&self) -> Option<usize> {
-        self.walker.last_boundary()
+/// Shows each range to `walk`, which gives the last boundary in it.
+fn each(
+    bytes: &[u8],
+    ranges: &[Range<usize>],
+    mut walk: impl FnMut(&[u8]) -> Option<usize>,
+) -> Option<Place> {
+    let mut place = None;
+    for (index, range) in ranges.iter().enumerate() {
+        if let Some(boundary) = walk(bytes.get(range.clone()).unwrap_or_default()) {
+            place = Some(Place {
+                range: index,
+                end: range.start + boundary,
+            });
+        }
     }
+    place
+}
+
+/// Waits for BackendKeyData.
+struct ForKey<'a>(&'a Live);
+
+impl Listener for ForKey<'_> {
+    fn wanted(&self, header: Header) -> usize {
+        match header.tag {
+            BACKEND_KEY_DATA_TAG => MAX_HEAD,
+            _ => 0,
+        }
+    }
+
+    fn message(&mut self, header: Header, head: &[u8]) {
+        if header.tag == BACKEND_KEY_DATA_TAG
+            && let Some(key) = parse_backend_key_data(head)
+        {
+            self.0.learn_cancel_key(key);
+        }
+    }
+}
+
+/// The time as PostgreSQL tells it; its own lags are reckoned by the same clock.
+pub(crate) fn now() -> Clock {
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Clock::from_unix_micros(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
 }

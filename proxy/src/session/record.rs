@@ -1,4 +1,5 @@
-//! What is told of a session: one log line when it ends, however it ends, and one at debug when it opens.
+//! What is told of a session: one log line when it opens and one when it ends, however it ends, for whoever must know
+//! later who had access to what. Both proxies log the same id. Text from peers is escaped.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,44 +7,48 @@ use std::time::Instant;
 use protocol::escape::escape;
 use protocol::identity::Identity;
 use protocol::negotiation::Request;
-use tracing::{Level, debug, event};
+use protocol::replication::Lsn;
+use protocol::startup::Replication;
+use protocol::watch::Stream;
+use tracing::{Level, event, info};
 
 use super::end::End;
+use super::meter::Tally;
 use super::registry::Live;
 use crate::flood::Flood;
 use crate::net::Peer;
+use crate::snapshot::serial;
 use crate::tls::{PeerCertificate, SessionId};
 
 /// Collects what is known of one connection; finished once.
 pub(crate) struct SessionRecord {
     tunnel: Arc<str>,
     flood: Arc<Flood>,
-    peer: String,
+    tally: Arc<Tally>,
+    peer: Peer,
     started: Instant,
     id: Option<SessionId>,
     certificate: Option<Arc<PeerCertificate>>,
     far: Option<String>,
     tls: Option<String>,
-    request: Option<String>,
+    asked: Option<Asked>,
     live: Option<Arc<Live>>,
     finished: bool,
 }
 
 impl SessionRecord {
-    pub(crate) fn new(tunnel: Arc<str>, flood: Arc<Flood>, peer: Peer) -> Self {
+    pub(crate) fn new(tunnel: Arc<str>, flood: Arc<Flood>, tally: Arc<Tally>, peer: Peer) -> Self {
         Self {
             tunnel,
             flood,
-            peer: match peer {
-                Peer::Tcp(address) => address.to_string(),
-                Peer::Unix { uid, pid } => format!("uid={uid} pid={pid}"),
-            },
+            tally,
+            peer,
             started: Instant::now(),
             id: None,
             certificate: None,
             far: None,
             tls: None,
-            request: None,
+            asked: None,
             live: None,
             finished: false,
         }
@@ -74,40 +79,54 @@ impl SessionRecord {
     }
 
     pub(crate) fn asked(&mut self, request: &Request) {
-        let text = match request {
-            Request::Cancel(_) => "cancel".to_owned(),
+        self.asked = Some(match request {
+            Request::Cancel(_) => Asked {
+                kind: Kind::Cancel,
+                user: None,
+                database: None,
+                application_name: None,
+            },
             Request::Startup(startup) => {
-                let mut text = format!("{} user={}", startup.replication(), escape(startup.user()));
-                if startup.replication() != protocol::startup::Replication::Physical {
-                    text.push_str(&format!(" database={}", escape(startup.database())));
+                let replication = startup.replication();
+                Asked {
+                    kind: Kind::Session(replication),
+                    user: Some(escape(startup.user())),
+                    // Physical replication has none.
+                    database: (replication != Replication::Physical)
+                        .then(|| escape(startup.database())),
+                    application_name: startup.application_names().last().map(escape),
                 }
-                for name in startup.application_names() {
-                    text.push_str(&format!(" application_name={}", escape(name)));
-                }
-                text
             }
-        };
-        self.request = Some(text);
+        });
     }
 
     pub(crate) fn live(&mut self, live: &Arc<Live>) {
         self.live = Some(Arc::clone(live));
     }
 
+    /// Of the certificate at the other end of TLS, whichever side that is.
     fn identity(&self) -> Option<&Identity> {
+        let far = self.live.as_ref().and_then(|live| live.far());
         self.certificate
-            .as_ref()
+            .as_deref()
+            .or_else(|| far.map(|far| &far.certificate))
             .map(|certificate| &certificate.identity)
     }
 
     /// Both sides are joined; from here on bytes flow.
     pub(crate) fn joined(&self) {
-        debug!(
+        let asked = self.asked.as_ref();
+        info!(
             tunnel = &*self.tunnel,
-            id = self.id.map(|id| id.to_string()),
-            peer = self.peer,
-            identity = self.identity().map(ToString::to_string),
-            session = self.request.as_deref(),
+            id = self.id.map(tracing::field::display),
+            peer = %self.peer,
+            identity = self.identity().map(|identity| identity.to_string()),
+            serial = self.identity().map(serial),
+            fingerprint = self.identity().map(|identity| identity.fingerprint().to_string()),
+            kind = asked.map(|asked| asked.kind.name()),
+            user = asked.and_then(|asked| asked.user.as_deref()),
+            database = asked.and_then(|asked| asked.database.as_deref()),
+            application_name = asked.and_then(|asked| asked.application_name.as_deref()),
             upstream = self.far.as_deref(),
             tls = self.tls.as_deref(),
             "session open"
@@ -116,6 +135,7 @@ impl SessionRecord {
 
     pub(crate) fn finish(mut self, end: &End) {
         self.finished = true;
+        self.tally.count(end);
         let meaning = end.meaning();
         if meaning.may_flood && !self.flood.admit(&self.tunnel, end.cause()) {
             return;
@@ -125,19 +145,35 @@ impl SessionRecord {
 
     fn line(&self, level: Level, label: &str, reason: &str) {
         let traffic = self.live.as_ref().map(|live| &live.traffic);
+        let asked = self.asked.as_ref();
+        let watched = self.live.as_ref().and_then(|live| live.watched.as_ref());
+        let watched = watched.map(|watched| watched.lock());
+        let stream = watched.as_ref().and_then(|watch| watch.stream());
+        let position = |lsn: fn(&Stream) -> Lsn| {
+            let lsn = stream.map(lsn).filter(|lsn| *lsn > Lsn(0));
+            lsn.map(tracing::field::display)
+        };
         // A macro needs its level at compile time.
         macro_rules! line {
             ($level:expr) => {
                 event!(
                     $level,
                     tunnel = &*self.tunnel,
-                    id = self.id.map(|id| id.to_string()),
-                    peer = self.peer,
-                    identity = self.identity().map(ToString::to_string),
-                    fingerprint = self
-                        .identity()
-                        .map(|identity| identity.fingerprint().to_string()),
-                    session = self.request.as_deref(),
+                    id = self.id.map(tracing::field::display),
+                    peer = %self.peer,
+                    identity = self.identity().map(|identity| identity.to_string()),
+                    serial = self.identity().map(serial),
+                    fingerprint = self.identity().map(|identity| identity.fingerprint().to_string()),
+                    kind = asked.map(|asked| asked.kind.name()),
+                    user = asked.and_then(|asked| asked.user.as_deref()),
+                    database = asked.and_then(|asked| asked.database.as_deref()),
+                    application_name = asked.and_then(|asked| asked.application_name.as_deref()),
+                    slot = stream.and_then(|stream| stream.slot.as_deref()),
+                    timeline = stream.and_then(|stream| stream.timeline),
+                    start_lsn = position(|stream| stream.start),
+                    sent_lsn = position(|stream| stream.sent),
+                    applied_lsn = position(|stream| stream.reply.map_or(Lsn(0), |reply| reply.applied)),
+                    basebackup_bytes = stream.and_then(|stream| stream.backup).map(|backup| backup.bytes),
                     upstream = self.far.as_deref(),
                     tls = self.tls.as_deref(),
                     backend_pid = self.live.as_ref().and_then(|live| live.backend_pid()),
@@ -156,6 +192,30 @@ impl SessionRecord {
             Level::INFO => line!(Level::INFO),
             Level::DEBUG => line!(Level::DEBUG),
             Level::TRACE => line!(Level::TRACE),
+        }
+    }
+}
+
+/// What the downstream asked for; its text escaped.
+struct Asked {
+    kind: Kind,
+    user: Option<String>,
+    database: Option<String>,
+    application_name: Option<String>,
+}
+
+enum Kind {
+    Cancel,
+    Session(Replication),
+}
+
+impl Kind {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Session(Replication::Physical) => "physical",
+            Self::Session(Replication::Logical) => "logical",
+            Self::Session(Replication::None) => "ordinary",
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
-use protocol::startup::{CancelKey, StartupMessage};
+use protocol::startup::{CancelKey, Replication, StartupMessage};
+use protocol::watch::Watch;
 use tokio::sync::{Notify, watch};
 
 use super::legs::Settings;
+use super::meter::Meter;
 use super::upstream::FarEnd;
 use super::verdict;
 use crate::net::{Peer, Target};
@@ -40,6 +42,9 @@ pub(crate) struct Live {
     /// Known once the backend has sent BackendKeyData.
     cancel_key: Mutex<Option<CancelKey>>,
     pub(crate) traffic: Traffic,
+    /// What a replication session does; None for an ordinary one.
+    pub(crate) watched: Option<Watched>,
+    pub(crate) meter: Meter,
     stop: watch::Sender<Option<Farewell>>,
     /// Why it was ended by itself, if it was.
     dismissal: OnceLock<Refusal>,
@@ -99,6 +104,16 @@ impl Live {
 
     pub(crate) fn far(&self) -> Option<&FarEnd> {
         self.far.get()
+    }
+}
+
+/// What the observer leaves for whoever looks on. It is small until a stream begins.
+#[derive(Default)]
+pub(crate) struct Watched(Mutex<Watch>);
+
+impl Watched {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Watch> {
+        lock(&self.0)
     }
 }
 
@@ -162,11 +177,14 @@ impl Registry {
             ));
         }
         let (stop, told) = Stop::channel();
+        let replicates = about.startup.replication() != Replication::None;
         let live = Arc::new(Live {
+            watched: replicates.then(Watched::default),
             about,
             far: OnceLock::new(),
             cancel_key: Mutex::default(),
             traffic: Traffic::default(),
+            meter: Meter::default(),
             stop,
             dismissal: OnceLock::new(),
         });
@@ -196,16 +214,11 @@ impl Registry {
             .collect()
     }
 
-    /// Every live session.
-    pub(crate) fn live(&self) -> Vec<Arc<Live>> {
-        lock(&self.sessions).live.values().cloned().collect()
-    }
-
     /// Judges every session of a tunnel by its new settings, which new sessions must find already, and ends those
     /// that would not be admitted any more; how many. Verifies signatures: not for the runtime's threads.
     pub(crate) fn judge_again(&self, settings: &Settings) -> usize {
         let mut ended = 0;
-        for live in self.live() {
+        for live in self.all() {
             if live.about.tunnel == settings.name
                 && live.dismissal().is_none()
                 && let Some(objection) = verdict::objection(&live, settings)
@@ -227,6 +240,28 @@ impl Registry {
                 live.stop.send_replace(Some(words.clone()));
             }
         }
+    }
+
+    /// Every live session, the oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
+        let mut all: Vec<_> = lock(&self.sessions)
+            .live
+            .iter()
+            .map(|(number, live)| (*number, Arc::clone(live)))
+            .collect();
+        all.sort_unstable_by_key(|(number, _)| *number);
+        all.into_iter().map(|(_, live)| live).collect()
+    }
+
+    /// Reads how much flowed since it was called last: about once a second.
+    pub(crate) fn meter(&self, now: Instant) {
+        for live in lock(&self.sessions).live.values() {
+            live.meter.tick(&live.traffic, now);
+        }
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -10,27 +10,30 @@ use protocol::certificate::{
 use protocol::error_response::{Refusal, SqlState};
 use protocol::escape::escape;
 use protocol::identity::{Identity, IdentityPattern};
+use protocol::lag::Confirmed;
 use protocol::message::{
-    Header, MAX_CAPTURED, MessageWalker, SaslEdit, encode_message, parse_backend_key_data,
+    Header, Listener, MAX_HEAD, MessageWalker, SaslEdit, encode_message, parse_backend_key_data,
     sqlstate_of_error, without_scram_plus,
 };
 use protocol::negotiation::{Answer, ListenerKind, Negotiation, Opening, Request, classify};
-use protocol::replication::{Keepalive, Lsn, StandbyStatusUpdate, XLogData};
+use protocol::replication::{Clock, Keepalive, Lsn, StandbyStatusUpdate, XLogData};
 use protocol::startup::{
     FirstPacket, MAX_NAME, MAX_STARTUP_PACKET, encode_startup, parse_packet, parse_packet_length,
 };
+use protocol::watch::Watch;
 
 /// A target's name, which is also its corpus' folder, and its check.
 pub(crate) type Check = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const CHECKS: [Check; 9] = [
+pub(crate) const CHECKS: [Check; 10] = [
     ("startup", startup),
     ("negotiation", negotiation),
     ("message_walker", message_walker),
     ("authentication_sasl", authentication_sasl),
     ("error_response", error_response),
     ("replication", replication),
+    ("watch", watch),
     ("identity_pattern", identity_pattern),
     ("certificate", certificate),
     ("crl", crl),
@@ -234,8 +237,8 @@ pub(crate) fn message_walker(data: &[u8]) {
     for (header, body) in &at_once {
         let whole;
         (whole, rest) = rest.split_at(header.length as usize + 1);
-        let captured = CAPTURED.contains(&header.tag) && whole.len() - 5 <= MAX_CAPTURED as usize;
-        assert_eq!(body.as_deref(), captured.then_some(&whole[5..]));
+        let wanted = wanted(header.tag).min(MAX_HEAD).min(whole.len() - 5);
+        assert_eq!(body, &whole[5..5 + wanted]);
         assert_eq!(header.encode(), whole[..5]);
         let _ = parse_backend_key_data(&whole[5..]);
     }
@@ -244,19 +247,34 @@ pub(crate) fn message_walker(data: &[u8]) {
     assert_eq!(walker.at_boundary(), rest.is_empty() && !walker.is_lost());
 }
 
-const CAPTURED: &[u8] = b"KRZE";
-
-type Seen = Vec<(Header, Option<Vec<u8>>)>;
-
-fn walk(pieces: &[&[u8]]) -> (Seen, MessageWalker) {
-    let mut walker = MessageWalker::new(CAPTURED);
-    let mut seen = vec![];
-    for piece in pieces {
-        walker.walk(piece, |header, body| {
-            seen.push((header, body.map(<[u8]>::to_vec)))
-        });
+fn wanted(tag: u8) -> usize {
+    match tag {
+        b'K' | b'E' => usize::MAX,
+        b'd' => 25,
+        _ => usize::from(tag % 2),
     }
-    (seen, walker)
+}
+
+#[derive(Default)]
+struct Seen(Vec<(Header, Vec<u8>)>);
+
+impl Listener for Seen {
+    fn wanted(&self, header: Header) -> usize {
+        wanted(header.tag)
+    }
+
+    fn message(&mut self, header: Header, head: &[u8]) {
+        self.0.push((header, head.to_vec()));
+    }
+}
+
+fn walk(pieces: &[&[u8]]) -> (Vec<(Header, Vec<u8>)>, MessageWalker) {
+    let mut walker = MessageWalker::new();
+    let mut seen = Seen::default();
+    for piece in pieces {
+        walker.walk(piece, &mut seen);
+    }
+    (seen.0, walker)
 }
 
 /// Authentication messages: as they are, and as the mechanisms of one.
@@ -319,6 +337,42 @@ pub(crate) fn replication(data: &[u8]) {
     if let Ok(lsn) = String::from_utf8_lossy(data).parse::<Lsn>() {
         assert_eq!(lsn.to_string().parse(), Ok(lsn));
     }
+}
+
+/// Both directions of a replication connection, in turns: a byte that tells whose turn it is and how long, then what
+/// is said. Splits of a turn make no difference, whatever is said.
+pub(crate) fn watch(data: &[u8]) {
+    let at_once = watched(data, usize::MAX);
+    for size in [1, 3, 30] {
+        assert_eq!(watched(data, size), at_once, "pieces of {size}");
+    }
+}
+
+fn watched(data: &[u8], size: usize) -> String {
+    let mut watch = Watch::default();
+    let (mut backend, mut frontend) = (MessageWalker::new(), MessageWalker::new());
+    let mut rest = data;
+    let mut now = Clock(0);
+    while let Some((turn, after)) = rest.split_first() {
+        let (said, later) = after.split_at(after.len().min(usize::from(turn >> 1) * 8 + 1));
+        for piece in said.chunks(size) {
+            if turn & 1 == 0 {
+                watch.backend_sent(&mut backend, piece);
+            } else {
+                watch.frontend_sent(&mut frontend, piece);
+            }
+        }
+        now = Clock(now.0 + i64::from(*turn));
+        watch.settle(now);
+        rest = later;
+    }
+    let lags = watch
+        .stream()
+        .map(|stream| Confirmed::ALL.map(|what| (stream.lag(what, now), stream.behind(what))));
+    if let Some(slot) = watch.stream().and_then(|stream| stream.slot.as_ref()) {
+        assert!(slot.len() <= MAX_NAME && slot.is_ascii());
+    }
+    format!("{watch:?} {lags:?}")
 }
 
 /// The notation of identities.
