@@ -63,6 +63,80 @@ pub(crate) enum Command {
     /// Show it at work: a primary, a standby and two sidecars on this machine, streaming
     #[command(after_help = "Example:\n  pgtlsproxy demo --seconds 30")]
     Demo(DemoFlags),
+    /// Write PostgreSQL's configuration and this node's own, or take back what was written
+    #[command(subcommand)]
+    Setup(SetupCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SetupCommand {
+    /// Make a PostgreSQL ready for standbys that come through the proxy
+    #[command(
+        after_help = "Example:\n  pgtlsproxy setup primary --standby standby1 --public db1.example.com:5443 --dry-run\n\nA second run changes nothing; `pgtlsproxy setup undo` puts everything back."
+    )]
+    Primary(SetupPrimary),
+    /// Put back every file that setup changed, and drop the slots that it made
+    #[command(after_help = "Example:\n  pgtlsproxy setup undo")]
+    Undo(SetupUndo),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupPrimary {
+    /// Debian's VERSION/NAME, for example 15/main [default: the only one on this host]
+    #[arg(long, value_name = "VERSION/NAME", conflicts_with = "pgdata")]
+    pub(crate) cluster: Option<String>,
+    /// The data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: Option<PathBuf>,
+    /// Where the proxy's own files go
+    #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
+    pub(crate) dir: PathBuf,
+    /// This node's name, in its certificate [default: the first label of --public]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// What standbys dial [default: this host's name, port 5443]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) public: Option<String>,
+    /// A standby to let in; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) standby: Vec<String>,
+    /// The role by which standbys log in
+    #[arg(long, default_value = "replicator")]
+    pub(crate) role: String,
+    /// The OS user that the proxy runs as
+    #[arg(long, value_name = "USER", default_value = "pgtlsproxy")]
+    pub(crate) os_user: String,
+    /// Let the role do what pg_rewind needs
+    #[arg(long)]
+    pub(crate) rewind: bool,
+    /// Let the slot-sync worker of a standby (17 and later) in
+    #[arg(long)]
+    pub(crate) slot_sync: bool,
+    /// A database for logical replication; may be given again
+    #[arg(long, value_name = "DB")]
+    pub(crate) logical: Vec<String>,
+    /// Replace `trust` for connections from this host; else it stops setup
+    #[arg(long)]
+    pub(crate) fix_trust: bool,
+    /// The role logs in by a password, read from standard input, instead of by the proxy's OS user
+    #[arg(long)]
+    pub(crate) password: bool,
+    /// Make slots before PostgreSQL 13, too, where nothing bounds what they keep
+    #[arg(long)]
+    pub(crate) slot: bool,
+    /// Restart PostgreSQL where a setting needs it
+    #[arg(long)]
+    pub(crate) restart: bool,
+    /// Show what would change, as a unified diff, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupUndo {
+    /// Where the proxy's own files are
+    #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

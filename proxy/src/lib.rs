@@ -19,6 +19,7 @@ mod problem; // what is wrong before any connection: what, why, what to do
 mod relay; // both directions of a joined session
 mod reload; // checks, then publishes
 mod session; // one connection from accept to close
+mod setup; // PostgreSQL's configuration: read, planned, applied, undone
 mod snapshot; // what flows, at one moment, as one value
 mod systemd; // what systemd is told
 mod tls; // the only room that speaks rustls

@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod invite;
 mod join;
+mod setup;
 mod status;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Client(flags) => daemon::run(Source::Client(flags)).map(|()| ExitCode::SUCCESS),
         Command::Run(flag) => daemon::run(Source::File(flag.config)).map(|()| ExitCode::SUCCESS),
         Command::Check(flags) => check::run(&flags),
+        Command::Setup(command) => setup::run(&command),
         Command::Status(flags) => status::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Join(flags) => join::run(flags).map(|()| ExitCode::SUCCESS),

@@ -1,0 +1,281 @@
+//! `pgtlsproxy setup`: gather, plan, show or apply; and undo.
+#![expect(clippy::print_stdout, reason = "a command's output")]
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use zeroize::Zeroizing;
+
+use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
+use crate::problem::Problem;
+use crate::setup::{
+    self, Cluster, Disk, FileChange, Journal, Rights, Server, Sidecar, SqlEntry, Undone, Wanted,
+    Wishes,
+};
+
+pub(super) fn run(command: &SetupCommand) -> Result<ExitCode, Vec<Problem>> {
+    match command {
+        SetupCommand::Primary(flags) => primary(flags).map(|()| ExitCode::SUCCESS),
+        SetupCommand::Undo(flags) => undo(flags)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|problem| vec![problem]),
+    }
+}
+
+fn one(problem: Problem) -> Vec<Problem> {
+    vec![problem]
+}
+
+fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
+    let wanted = match (&flags.pgdata, &flags.cluster) {
+        (Some(data), _) => Wanted::DataDirectory(data),
+        (None, Some(label)) => Wanted::Debian(label),
+        (None, None) => Wanted::Any,
+    };
+    let cluster = setup::find(wanted).map_err(one)?;
+    let server = Server::of(&cluster);
+    let wishes = Wishes {
+        role: flags.role.clone(),
+        os_user: flags.os_user.clone(),
+        standbys: flags.standby.clone(),
+        logical: flags.logical.clone(),
+        rewind: flags.rewind,
+        slot_sync: flags.slot_sync,
+        fix_trust: flags.fix_trust,
+        slot: flags.slot,
+        password: flags
+            .password
+            .then(read_password)
+            .transpose()
+            .map_err(one)?,
+    };
+    let (host, port) = public(flags.public.as_deref()).map_err(one)?;
+    let name = flags
+        .name
+        .clone()
+        .unwrap_or_else(|| host.split('.').next().unwrap_or(&host).to_owned());
+    let sidecar = Sidecar {
+        directory: &flags.dir,
+        name: &name,
+        host: &host,
+        port,
+    };
+    let facts = setup::gather(&cluster, server.as_ref(), &wishes.role).map_err(one)?;
+    let plan = setup::plan_primary(&Disk, &facts, &wishes)?;
+    let own: Vec<FileChange> = sidecar
+        .configuration_change(&facts, &wishes)
+        .map_err(one)?
+        .into_iter()
+        .chain(sidecar.unit_change(&cluster, &wishes.os_user))
+        .collect();
+    for warning in &plan.warnings {
+        eprintln!("pgtlsproxy: {warning}");
+    }
+    let certificates = sidecar.missing_certificates();
+    if server.is_none() {
+        eprintln!(
+            "PostgreSQL {} ({}) does not run: role and slots are made when it does; run this again then.",
+            cluster.major, cluster.label
+        );
+    }
+    if plan.is_empty() && own.is_empty() && certificates.is_empty() {
+        eprintln!("{}: nothing to do", cluster.label);
+        return Ok(());
+    }
+    if flags.dry_run {
+        show(&plan.files, &own);
+        for step in certificates
+            .iter()
+            .chain(plan.sql.iter().map(|change| &change.what))
+        {
+            println!("# {step}");
+        }
+        if !plan.restart_for.is_empty() {
+            println!("# restart for {}", plan.restart_for.join(", "));
+        }
+        return Ok(());
+    }
+
+    let mut journal = Journal::open(&flags.dir.join("setup")).map_err(one)?;
+    journal.note_cluster(&cluster.data).map_err(one)?;
+    sidecar.make_certificates(&wishes.os_user).map_err(one)?;
+    let postgres = rights(&cluster.config_file, 0o644);
+    setup::apply_files(
+        &mut journal,
+        &plan.files,
+        postgres,
+        &cluster,
+        &facts.config_file,
+        server.as_ref(),
+    )
+    .map_err(one)?;
+    for change in &own {
+        journal
+            .write(change, rights(&flags.dir, 0o644))
+            .map_err(one)?;
+        eprintln!("wrote {}", change.path.display());
+    }
+    let Some(server) = server else {
+        return Ok(());
+    };
+    tell(
+        &mut journal,
+        &server,
+        plan.sql.iter().filter(|change| !change.after_restart),
+    )
+    .map_err(one)?;
+    if plan.restart_for.is_empty() {
+        return Ok(());
+    }
+    if !flags.restart {
+        eprintln!(
+            "PostgreSQL must be restarted for {}: do so, or run this again with --restart.",
+            plan.restart_for.join(", ")
+        );
+        if plan.sql.iter().any(|change| change.after_restart) {
+            eprintln!("Slots can be made only after that: run this again then.");
+        }
+        return Ok(());
+    }
+    setup::restart(&cluster).map_err(one)?;
+    eprintln!("restarted {}", cluster.label);
+    tell(
+        &mut journal,
+        &server,
+        plan.sql.iter().filter(|change| change.after_restart),
+    )
+    .map_err(one)
+}
+
+fn tell<'a>(
+    journal: &mut Journal,
+    server: &Server,
+    changes: impl Iterator<Item = &'a setup::SqlChange>,
+) -> Result<(), Problem> {
+    for change in changes {
+        if let Some(undo) = &change.undo {
+            journal.note_sql(SqlEntry {
+                what: change.what.clone(),
+                undo: undo.clone(),
+            })?;
+        }
+        server.query(&change.sql)?;
+        eprintln!("{}", change.what);
+    }
+    Ok(())
+}
+
+fn show(postgres: &[FileChange], own: &[FileChange]) {
+    for change in postgres.iter().chain(own) {
+        let old = fs::read(&change.path).ok();
+        print!(
+            "{}",
+            setup::unified(&change.path, old.as_deref(), &change.new)
+        );
+    }
+}
+
+/// The owner of this file or directory, for a new one beside it.
+fn rights(path: &Path, mode: u32) -> Rights {
+    use std::os::unix::fs::MetadataExt;
+    let (uid, gid) = fs::metadata(path).map_or((0, 0), |metadata| (metadata.uid(), metadata.gid()));
+    Rights { mode, uid, gid }
+}
+
+/// One line from standard input: never from the command line, which everybody on the host can see.
+fn read_password() -> Result<Zeroizing<String>, Problem> {
+    eprintln!("Password of the role, one line on standard input:");
+    let mut line = Zeroizing::new(String::new());
+    let read = std::io::stdin().read_line(&mut line);
+    let password = Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned());
+    if read.is_err() || password.is_empty() {
+        return Err(Problem::new(
+            "G02",
+            "no password was given",
+            "--password reads it from standard input",
+            "type one, or pipe it in",
+        ));
+    }
+    Ok(password)
+}
+
+fn public(given: Option<&str>) -> Result<(String, u16), Problem> {
+    const PORT: u16 = 5443;
+    let wrong = |text: &str| {
+        Problem::new(
+            "G17",
+            format!("`{text}` is no HOST:PORT"),
+            "--public is what standbys dial",
+            "for example --public db1.example.com:5443",
+        )
+    };
+    let Some(text) = given else {
+        let name = nix::unistd::gethostname().map_err(|_| wrong(""))?;
+        return Ok((name.to_string_lossy().into_owned(), PORT));
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() => {
+            let port = port.parse().map_err(|_| wrong(text))?;
+            Ok((host.trim_matches(['[', ']']).to_owned(), port))
+        }
+        None if !text.is_empty() => Ok((text.to_owned(), PORT)),
+        _ => Err(wrong(text)),
+    }
+}
+
+fn undo(flags: &SetupUndo) -> Result<(), Problem> {
+    let directory = flags.dir.join("setup");
+    if !directory.exists() {
+        eprintln!("{}: nothing to undo", flags.dir.display());
+        return Ok(());
+    }
+    let mut journal = Journal::open(&directory)?;
+    if journal.is_empty() {
+        eprintln!("{}: nothing to undo", flags.dir.display());
+        return Ok(());
+    }
+    let cluster: Option<Cluster> = journal
+        .cluster()
+        .and_then(|data| setup::find(Wanted::DataDirectory(data)).ok());
+    let server = cluster.as_ref().and_then(Server::of);
+    let told = journal.sql();
+    if let Some(server) = &server {
+        for entry in &told {
+            server.query(&entry.undo)?;
+            eprintln!("undid: {}", entry.what);
+        }
+        journal.forget_sql()?;
+    } else {
+        for entry in &told {
+            eprintln!(
+                "PostgreSQL does not run; this stays: {} (undo: {})",
+                entry.what, entry.undo
+            );
+        }
+    }
+    for undone in journal.undo_files()? {
+        match undone {
+            Undone::Restored(path) => eprintln!("restored {}", path.display()),
+            Undone::Removed(path) => eprintln!("removed {}", path.display()),
+            Undone::Unchanged(path) => eprintln!("{} has nothing of setup in it", path.display()),
+            Undone::BlockTaken(path) => {
+                eprintln!(
+                    "{} was changed by others since: only the block of pgtlsproxy was taken out",
+                    path.display()
+                );
+            }
+            Undone::Left(path) => eprintln!(
+                "{} was changed by others since: it stays as it is",
+                path.display()
+            ),
+        }
+    }
+    if let Some(server) = &server {
+        server.query("SELECT pg_reload_conf()")?;
+    }
+    eprintln!(
+        "Roles, certificates and the CA stay. Settings that need a restart go with the next one."
+    );
+    Ok(())
+}

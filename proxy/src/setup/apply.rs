@@ -1,0 +1,428 @@
+//! The only writer of PostgreSQL's files: atomically, with mode and owner kept, and with a journal of what was there before,
+//! outside the data directory. The journal is on disk before the file changes, so that a kill at any moment can be undone.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::block;
+use super::files::{Disk, Files};
+use super::plan::FileChange;
+use crate::problem::Problem;
+
+const JOURNAL: &str = "journal.json";
+
+/// Mode and owner of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rights {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Rights {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        })
+    }
+}
+
+/// One file that setup changed.
+#[derive(Debug, Serialize, Deserialize)]
+struct FileEntry {
+    path: PathBuf,
+    /// The copy of what was there, in the directory of the journal; none if nothing was.
+    original: Option<String>,
+    /// The copy of what setup wrote.
+    written: String,
+    rights: Rights,
+}
+
+/// One thing that the server was told and can be told back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SqlEntry {
+    pub(crate) what: String,
+    pub(crate) undo: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Content {
+    /// The data directory of the cluster, so that undo finds its server.
+    cluster: Option<PathBuf>,
+    files: Vec<FileEntry>,
+    sql: Vec<SqlEntry>,
+}
+
+/// What setup did, so that it can be undone; locked while it is open.
+pub(crate) struct Journal {
+    directory: PathBuf,
+    content: Content,
+    _lock: Flock<File>,
+}
+
+/// What undo made of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Undone {
+    /// As it was before, byte by byte.
+    Restored(PathBuf),
+    /// It was not there before.
+    Removed(PathBuf),
+    /// Nothing of setup is in it.
+    Unchanged(PathBuf),
+    /// Others changed it since: only the marked block went.
+    BlockTaken(PathBuf),
+    /// Others changed it since, and what is ours in it cannot be told from theirs.
+    Left(PathBuf),
+}
+
+impl Journal {
+    /// Opens the journal in this directory, which is made if need be: for its owner alone, since pg_hba.conf is.
+    pub(crate) fn open(directory: &Path) -> Result<Self, Problem> {
+        let wrong = |error: io::Error| cannot("use", directory, &error);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(wrong)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(directory.join("lock"))
+            .map_err(wrong)?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| {
+            Problem::new(
+                "G14",
+                "another setup is at work",
+                format!("{} is locked", directory.display()),
+                "wait for it to end",
+            )
+        })?;
+        let path = directory.join(JOURNAL);
+        let content = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| cannot("read", &path, &error.into()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => Content::default(),
+            Err(error) => return Err(cannot("read", &path, &error)),
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            content,
+            _lock: lock,
+        })
+    }
+
+    /// The data directory of the cluster that was set up.
+    pub(crate) fn cluster(&self) -> Option<&Path> {
+        self.content.cluster.as_deref()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.content.files.is_empty() && self.content.sql.is_empty()
+    }
+
+    /// What the server can be told back, the last first.
+    pub(crate) fn sql(&self) -> Vec<SqlEntry> {
+        self.content.sql.iter().rev().cloned().collect()
+    }
+
+    /// Notes what the server is about to be told.
+    pub(crate) fn note_sql(&mut self, entry: SqlEntry) -> Result<(), Problem> {
+        if !self.content.sql.contains(&entry) {
+            self.content.sql.push(entry);
+        }
+        self.save()
+    }
+
+    /// Notes which cluster it is.
+    pub(crate) fn note_cluster(&mut self, data: &Path) -> Result<(), Problem> {
+        match self.cluster() {
+            Some(other) if other != data => Err(Problem::new(
+                "G15",
+                format!("{} belongs to another cluster", self.directory.display()),
+                format!("it holds what was changed for {}", other.display()),
+                "give each cluster a --dir of its own",
+            )),
+            _ => {
+                self.content.cluster = Some(data.to_owned());
+                self.save()
+            }
+        }
+    }
+
+    fn save(&self) -> Result<(), Problem> {
+        let path = self.directory.join(JOURNAL);
+        let text = serde_json::to_vec_pretty(&self.content)
+            .map_err(|error| cannot("write", &path, &error.into()))?;
+        let own = Rights {
+            mode: 0o600,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        };
+        replace(&path, &text, own).map_err(|error| cannot("write", &path, &error))
+    }
+
+    fn keep(&self, name: &str, content: &[u8]) -> Result<String, Problem> {
+        let path = self.directory.join(name);
+        let own = Rights {
+            mode: 0o600,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        };
+        replace(&path, content, own).map_err(|error| cannot("write", &path, &error))?;
+        Ok(name.to_owned())
+    }
+
+    /// Makes one change. A file that is new gets `rights`; any other keeps its own.
+    pub(crate) fn write(&mut self, change: &FileChange, rights: Rights) -> Result<(), Problem> {
+        // A link is followed: what it points to is PostgreSQL's file.
+        let path = fs::canonicalize(&change.path).unwrap_or_else(|_| change.path.clone());
+        let old = match Disk.read(&path) {
+            Ok(old) => Some(old),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(cannot("read", &path, &error)),
+        };
+        let rights = match old {
+            Some(_) => Rights::of(&path).map_err(|error| cannot("read", &path, &error))?,
+            None => rights,
+        };
+        let index = self
+            .content
+            .files
+            .iter()
+            .position(|entry| entry.path == path);
+        let number = index.unwrap_or(self.content.files.len());
+        let original = match index.and_then(|index| self.content.files.get(index)) {
+            // What was there before the first run, unless others have changed the file since the last.
+            Some(entry) if self.copy(&entry.written).ok() == old || old.is_none() => {
+                entry.original.clone()
+            }
+            _ => match &old {
+                Some(old) => {
+                    let before = block::without(old).unwrap_or_else(|_| old.clone());
+                    Some(self.keep(&format!("{number}.original"), &before)?)
+                }
+                None => None,
+            },
+        };
+        let entry = FileEntry {
+            path: path.clone(),
+            original,
+            written: self.keep(&format!("{number}.written"), &change.new)?,
+            rights,
+        };
+        match index.and_then(|index| self.content.files.get_mut(index)) {
+            Some(known) => *known = entry,
+            None => self.content.files.push(entry),
+        }
+        self.save()?;
+        replace(&path, &change.new, rights).map_err(|error| cannot("write", &path, &error))
+    }
+
+    fn copy(&self, name: &str) -> io::Result<Vec<u8>> {
+        Disk.read(&self.directory.join(name))
+    }
+
+    /// Puts back every file, the last first, as far as others have not changed it since.
+    pub(crate) fn undo_files(&mut self) -> Result<Vec<Undone>, Problem> {
+        let mut undone = Vec::new();
+        while let Some(entry) = self.content.files.last() {
+            undone.push(
+                self.undo_file(entry)
+                    .map_err(|error| cannot("put back", &entry.path, &error))?,
+            );
+            self.content.files.pop();
+            self.save()?;
+        }
+        Ok(undone)
+    }
+
+    fn undo_file(&self, entry: &FileEntry) -> io::Result<Undone> {
+        let path = entry.path.clone();
+        let now = match Disk.read(&path) {
+            Ok(now) => now,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Undone::Unchanged(path));
+            }
+            Err(error) => return Err(error),
+        };
+        let original = entry
+            .original
+            .as_deref()
+            .map(|name| self.copy(name))
+            .transpose()?;
+        if now == self.copy(&entry.written)? {
+            return match original {
+                Some(original) => {
+                    replace(&path, &original, entry.rights)?;
+                    Ok(Undone::Restored(path))
+                }
+                None => {
+                    fs::remove_file(&path)?;
+                    Ok(Undone::Removed(path))
+                }
+            };
+        }
+        if original.as_ref() == Some(&now) {
+            return Ok(Undone::Unchanged(path));
+        }
+        match block::without(&now) {
+            Ok(bare) if bare != now => {
+                replace(&path, &bare, Rights::of(&path)?)?;
+                Ok(Undone::BlockTaken(path))
+            }
+            _ => Ok(Undone::Left(path)),
+        }
+    }
+
+    /// Forgets what the server was told.
+    pub(crate) fn forget_sql(&mut self) -> Result<(), Problem> {
+        self.content.sql.clear();
+        self.save()
+    }
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
+    Problem::new(
+        "G05",
+        format!("cannot {verb} {}", path.display()),
+        error.to_string(),
+        "run setup as root, with room on that disk; what was changed before is undone by `pgtlsproxy setup undo`",
+    )
+}
+
+/// A new file in the place of the old one in one step, with these rights from its first moment on: one in a data directory
+/// that the server cannot read would break every base backup.
+fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
+    let name = path
+        .file_name()
+        .ok_or(ErrorKind::InvalidInput)?
+        .to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.pgtlsproxy"));
+    // Of an earlier run that was killed.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    let written = fchown(&file, Some(rights.uid), Some(rights.gid))
+        .and_then(|()| file.set_permissions(Permissions::from_mode(rights.mode)))
+        .and_then(|()| file.write_all(content))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(path: &Path, text: &str) -> FileChange {
+        FileChange {
+            path: path.to_owned(),
+            new: text.as_bytes().to_vec(),
+        }
+    }
+
+    fn own() -> Rights {
+        Rights {
+            mode: 0o640,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        }
+    }
+
+    #[test]
+    fn every_byte_and_mode_comes_back() {
+        let place = tempfile::tempdir().unwrap();
+        let (old, new) = (place.path().join("hba"), place.path().join("own.conf"));
+        fs::write(&old, "first\r\n").unwrap();
+        fs::set_permissions(&old, Permissions::from_mode(0o604)).unwrap();
+        let state = place.path().join("state");
+        for text in ["second\n", "third\n"] {
+            let mut journal = Journal::open(&state).unwrap();
+            journal.write(&change(&old, text), own()).unwrap();
+            journal.write(&change(&new, text), own()).unwrap();
+            assert_eq!(fs::read_to_string(&old).unwrap(), text);
+            assert_eq!(Rights::of(&old).unwrap().mode, 0o604);
+            assert_eq!(Rights::of(&new).unwrap().mode, 0o640);
+        }
+        let undone = Journal::open(&state).unwrap().undo_files().unwrap();
+        assert_eq!(
+            undone,
+            [Undone::Removed(new.clone()), Undone::Restored(old.clone())]
+        );
+        assert_eq!(fs::read_to_string(&old).unwrap(), "first\r\n");
+        assert_eq!(Rights::of(&old).unwrap().mode, 0o604);
+        assert!(!new.exists() && Journal::open(&state).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_others_changed_since_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let (hba, own_file) = (place.path().join("hba"), place.path().join("own.conf"));
+        fs::write(&hba, "a\n").unwrap();
+        let with = |text: &str| {
+            String::from_utf8(block::insert(text.as_bytes(), 0, &[b"ours".to_vec()])).unwrap()
+        };
+        let mut journal = Journal::open(&place.path().join("state")).unwrap();
+        journal.write(&change(&hba, &with("a\n")), own()).unwrap();
+        journal.write(&change(&own_file, "x = 1\n"), own()).unwrap();
+        fs::write(&hba, with("a\n") + "theirs\n").unwrap();
+        fs::write(&own_file, "x = 1\ntheirs = 2\n").unwrap();
+        let undone = journal.undo_files().unwrap();
+        assert_eq!(
+            undone,
+            [Undone::Left(own_file), Undone::BlockTaken(hba.clone())]
+        );
+        assert_eq!(fs::read_to_string(&hba).unwrap(), "a\ntheirs\n");
+    }
+
+    #[test]
+    fn a_change_of_others_between_two_runs_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let hba = place.path().join("hba");
+        let with = |text: &str| {
+            String::from_utf8(block::insert(text.as_bytes(), 0, &[b"ours".to_vec()])).unwrap()
+        };
+        fs::write(&hba, "a\n").unwrap();
+        let mut journal = Journal::open(&place.path().join("state")).unwrap();
+        journal.write(&change(&hba, &with("a\n")), own()).unwrap();
+        fs::write(&hba, with("a\n") + "theirs\n").unwrap();
+        journal
+            .write(&change(&hba, &with("a\ntheirs\n")), own())
+            .unwrap();
+        journal.undo_files().unwrap();
+        assert_eq!(fs::read_to_string(&hba).unwrap(), "a\ntheirs\n");
+    }
+
+    #[test]
+    fn a_kill_before_the_file_was_replaced_is_undone_as_well() {
+        let place = tempfile::tempdir().unwrap();
+        let (hba, state) = (place.path().join("hba"), place.path().join("state"));
+        fs::write(&hba, "a\n").unwrap();
+        let mut journal = Journal::open(&state).unwrap();
+        journal.write(&change(&hba, "b\n"), own()).unwrap();
+        drop(journal);
+        // As if the last step had not happened.
+        fs::write(&hba, "a\n").unwrap();
+        let undone = Journal::open(&state).unwrap().undo_files().unwrap();
+        assert_eq!(undone, [Undone::Unchanged(hba)]);
+    }
+}

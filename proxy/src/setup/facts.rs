@@ -1,0 +1,175 @@
+//! What is known about a cluster before anything is planned: its files, and what the server says if it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::conf::{self, Settings};
+use super::files::{Disk, Overlay};
+use super::find::Cluster;
+use super::plan::REWIND_FUNCTIONS;
+use super::server::{Server, literal};
+use super::version::{Major, Thing, V11, has};
+use crate::problem::Problem;
+
+/// The file of our own, beside postgresql.conf or in its conf.d.
+pub(crate) const OWN_FILE: &str = "pgtlsproxy.conf";
+
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) major: Major,
+    pub(crate) config_file: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) hba_file: PathBuf,
+    pub(crate) ident_file: PathBuf,
+    /// Where our own settings go.
+    pub(crate) own_file: PathBuf,
+    /// Whether postgresql.conf takes it in by a directory, so that it needs no line for it.
+    pub(crate) taken_in: bool,
+    /// All settings but our own.
+    pub(crate) settings: Settings,
+    /// Our own, of an earlier run.
+    pub(crate) own: Settings,
+    /// The server's Unix socket.
+    pub(crate) socket: PathBuf,
+    /// Free bytes where WAL is kept.
+    pub(crate) free: u64,
+    /// What the server says, if it runs.
+    pub(crate) running: Option<Running>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) settings: BTreeMap<String, String>,
+    /// Whether the role exists, and whether it may log in and replicate.
+    pub(crate) role: Option<bool>,
+    pub(crate) groups: BTreeSet<String>,
+    pub(crate) slots: BTreeSet<String>,
+    pub(crate) in_recovery: bool,
+    /// Whether the role may execute what pg_rewind executes.
+    pub(crate) may_rewind: bool,
+}
+
+const ASKED: &str = "'wal_level', 'max_wal_senders', 'max_replication_slots', 'hot_standby', 'wal_log_hints', \
+     'data_checksums', 'config_file', 'hba_file', 'ident_file'";
+
+pub(crate) fn gather(
+    cluster: &Cluster,
+    server: Option<&Server>,
+    role: &str,
+) -> Result<Facts, Problem> {
+    let running = server
+        .map(|server| ask(server, cluster.major, role))
+        .transpose()?;
+    let told = |name: &str| {
+        running
+            .as_ref()
+            .and_then(|running| running.settings.get(name))
+            .map(PathBuf::from)
+    };
+    let config_file = told("config_file").unwrap_or_else(|| cluster.config_file.clone());
+    let (own_file, taken_in) = own_file(cluster, &config_file)?;
+    let without = Overlay {
+        below: &Disk,
+        new: BTreeMap::from([(own_file.clone(), Vec::new())]),
+    };
+    // Where our line is there already and our file is not, the reader would stumble over it: the overlay has one.
+    let settings = conf::read(&without, &config_file, &cluster.data, cluster.major)?;
+    let mut own = Settings::default();
+    if own_file.exists() {
+        own = conf::read(
+            &Disk,
+            &own_file,
+            std::path::Path::new("/nonexistent"),
+            cluster.major,
+        )?;
+    }
+    let port = settings.effective("port").map_or_else(
+        || "5432".to_owned(),
+        |port| String::from_utf8_lossy(&port.value).into_owned(),
+    );
+    let free = nix::sys::statvfs::statvfs(&cluster.data).map_or(0, |volume| {
+        volume
+            .blocks_available()
+            .saturating_mul(volume.fragment_size())
+    });
+    Ok(Facts {
+        major: cluster.major,
+        data: cluster.data.clone(),
+        hba_file: told("hba_file")
+            .unwrap_or_else(|| cluster.file(&settings, "hba_file", "pg_hba.conf")),
+        ident_file: told("ident_file")
+            .unwrap_or_else(|| cluster.file(&settings, "ident_file", "pg_ident.conf")),
+        socket: server.map_or_else(
+            || {
+                cluster
+                    .socket_directory(&settings)
+                    .join(format!(".s.PGSQL.{port}"))
+            },
+            Server::socket,
+        ),
+        config_file,
+        own_file,
+        taken_in,
+        settings,
+        own,
+        free,
+        running,
+    })
+}
+
+/// In a directory that postgresql.conf includes, if it is its last word; else beside it.
+fn own_file(cluster: &Cluster, config_file: &std::path::Path) -> Result<(PathBuf, bool), Problem> {
+    let directory = config_file.with_file_name("conf.d");
+    let probe = directory.join(OWN_FILE);
+    if has(cluster.major, Thing::IncludeDir) && directory.is_dir() {
+        let view = Overlay {
+            below: &Disk,
+            new: BTreeMap::from([(probe.clone(), b"pgtlsproxy.probe = on\n".to_vec())]),
+        };
+        let settings = conf::read(&view, config_file, &cluster.data, cluster.major)?;
+        if settings.effective("pgtlsproxy.probe").is_some() {
+            return Ok((probe, true));
+        }
+    }
+    Ok((config_file.with_file_name(OWN_FILE), false))
+}
+
+fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
+    let pairs = server.query(&format!(
+        "SELECT name, setting FROM pg_settings WHERE name IN ({ASKED})"
+    ))?;
+    let settings = pairs
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, setting)| (name.to_owned(), setting.to_owned()))
+        .collect();
+    let role = literal(role);
+    let found = server.query(&format!(
+        "SELECT rolreplication AND rolcanlogin FROM pg_roles WHERE rolname = {role}"
+    ))?;
+    let groups = server.query(&format!(
+        "WITH RECURSIVE up(id) AS (SELECT oid FROM pg_roles WHERE rolname = {role} \
+         UNION SELECT m.roleid FROM pg_auth_members m JOIN up ON m.member = up.id) \
+         SELECT rolname FROM pg_roles JOIN up ON oid = id"
+    ))?;
+    let slots = if has(major, Thing::Slots) {
+        server.query("SELECT slot_name FROM pg_replication_slots")?
+    } else {
+        String::new()
+    };
+    let rewind = REWIND_FUNCTIONS
+        .map(|function| format!("has_function_privilege({role}, '{function}', 'execute')"));
+    // The functions are of 11 and later, and the role must exist.
+    let may_rewind = !found.is_empty()
+        && major >= V11
+        && server.query(&format!("SELECT {}", rewind.join(" AND ")))? == "t";
+    let lines = |text: String| text.lines().map(str::to_owned).collect();
+    Ok(Running {
+        settings,
+        role: (!found.is_empty()).then_some(found == "t"),
+        groups: lines(groups),
+        slots: lines(slots),
+        may_rewind,
+        in_recovery: server.query("SELECT pg_is_in_recovery()")? == "t",
+    })
+}

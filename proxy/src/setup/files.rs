@@ -1,0 +1,191 @@
+//! How the readers of this room see files: through a pair of questions, so that they can be asked about files on disk,
+//! in memory, or on disk with changes that are not yet made.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use protocol::escape::escape;
+
+use crate::problem::Problem;
+
+/// More than any configuration file needs; a larger one is left alone.
+pub(super) const LONGEST_FILE: u64 = 4 << 20;
+/// More names than a directory of configuration files has.
+const LONGEST_LISTING: usize = 4_096;
+
+/// Files as somebody sees them.
+pub(crate) trait Files {
+    /// The content of a file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The names in a directory, in any order.
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>>;
+}
+
+/// Files as they are.
+pub(crate) struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        use std::io::Read;
+        let mut content = Vec::new();
+        let file = std::fs::File::open(path)?;
+        file.take(LONGEST_FILE + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > LONGEST_FILE {
+            return Err(io::Error::other("it is larger than 4 MiB"));
+        }
+        Ok(content)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        std::fs::read_dir(directory)?
+            .take(LONGEST_LISTING)
+            .map(|entry| Ok(entry?.file_name()))
+            .collect()
+    }
+}
+
+/// Files as they will be: some new contents over what another sees.
+pub(crate) struct Overlay<'a> {
+    pub(super) below: &'a dyn Files,
+    pub(super) new: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+impl Files for Overlay<'_> {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match self.new.get(path) {
+            Some(content) => Ok(content.clone()),
+            None => self.below.read(path),
+        }
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let mut names = self.below.list(directory)?;
+        for path in self.new.keys() {
+            if path.parent() == Some(directory)
+                && let Some(name) = path.file_name()
+                && !names.iter().any(|known| known == name)
+            {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// A line of a file, counted from one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) file: PathBuf,
+    pub(crate) line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} line {}",
+            escape(self.file.as_os_str().as_encoded_bytes()),
+            self.line
+        )
+    }
+}
+
+/// A line, or a whole file, that this room does not understand and therefore does not touch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NotUnderstood {
+    pub(crate) place: Place,
+    pub(crate) why: String,
+}
+
+impl NotUnderstood {
+    pub(super) fn new(file: &Path, line: usize, why: impl Into<String>) -> Self {
+        Self {
+            place: Place {
+                file: file.to_owned(),
+                line,
+            },
+            why: why.into(),
+        }
+    }
+}
+
+impl From<NotUnderstood> for Problem {
+    fn from(fault: NotUnderstood) -> Self {
+        Self::new(
+            "G01",
+            format!("{} is not understood; nothing was changed", fault.place),
+            fault.why,
+            "mend that line (PostgreSQL's log says what it makes of it), then run this again",
+        )
+    }
+}
+
+/// `path` as PostgreSQL sees it from a file that names it: relative to the directory of that file, with `..` resolved
+/// by name alone (canonicalize_path).
+pub(super) fn relative_to(file: &Path, path: &[u8]) -> PathBuf {
+    let path = Path::new(OsStr::from_bytes(path));
+    let mut canonical = PathBuf::new();
+    for component in file
+        .parent()
+        .unwrap_or_else(|| Path::new("/"))
+        .join(path)
+        .components()
+    {
+        match component {
+            Component::ParentDir => {
+                canonical.pop();
+            }
+            other => canonical.push(other),
+        }
+    }
+    canonical
+}
+
+/// The files that an `include_dir` takes, in its order: `*.conf`, not hidden, by bytes ("C" locale).
+pub(super) fn configuration_files(files: &dyn Files, directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = files.list(directory)?;
+    names.retain(|name| {
+        let name = name.as_encoded_bytes();
+        name.ends_with(b".conf") && name.len() > ".conf".len() && !name.starts_with(b".")
+    });
+    names.sort();
+    Ok(names.iter().map(|name| directory.join(name)).collect())
+}
+
+#[cfg(test)]
+pub(super) mod memory {
+    use super::*;
+
+    /// Files that exist only here.
+    #[derive(Default)]
+    pub(in crate::setup) struct Memory(pub(in crate::setup) BTreeMap<PathBuf, Vec<u8>>);
+
+    impl Memory {
+        pub(in crate::setup) fn of(files: &[(&str, &str)]) -> Self {
+            let entry =
+                |(path, text): &(&str, &str)| (PathBuf::from(path), text.as_bytes().to_vec());
+            Self(files.iter().map(entry).collect())
+        }
+    }
+
+    impl Files for Memory {
+        fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+            let found = self.0.get(path).cloned();
+            found.ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+
+        fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+            let inside = |path: &&PathBuf| path.parent() == Some(directory);
+            let names: Vec<_> = self.0.keys().filter(inside).collect();
+            if names.is_empty() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let names = names.into_iter().filter_map(|path| path.file_name());
+            Ok(names.map(ToOwned::to_owned).collect())
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Which cluster is meant, and where its files are: Debian's layout, RHEL's, or a plain data directory, found by itself
+//! or told. Reads only.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User};
+
+use super::conf::{self, Settings};
+use super::files::Disk;
+use super::version::{Major, Thing, wants};
+use crate::problem::Problem;
+
+const DEBIAN_CONFIGURATION: &str = "/etc/postgresql";
+const RHEL_DATA: &str = "/var/lib/pgsql";
+
+/// A cluster on this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    /// As a person calls it: `15/main`, or its data directory.
+    pub(crate) label: String,
+    pub(crate) major: Major,
+    pub(crate) data: PathBuf,
+    pub(crate) config_file: PathBuf,
+    /// Debian's version and name, which its tools take.
+    pub(crate) debian: Option<(String, String)>,
+    /// The OS user that owns the data directory, as whom the server runs.
+    pub(crate) owner: User,
+}
+
+/// What the command line says about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// The only one on this host.
+    Any,
+    /// `VERSION/NAME`, as pg_lsclusters has it.
+    Debian(&'a str),
+    DataDirectory(&'a Path),
+}
+
+/// Finds the cluster that is meant.
+pub(crate) fn find(wanted: Wanted<'_>) -> Result<Cluster, Problem> {
+    match wanted {
+        Wanted::DataDirectory(data) => of_data_directory(data),
+        Wanted::Debian(label) => label
+            .split_once('/')
+            .ok_or_else(|| none_found(&format!("`{label}` is not VERSION/NAME")))
+            .and_then(|(version, name)| debian(version, name)),
+        Wanted::Any => {
+            let mut found: Vec<Cluster> = all_debian();
+            found.extend(
+                rhel_directories()
+                    .iter()
+                    .filter_map(|data| of_data_directory(data).ok()),
+            );
+            match found.len() {
+                0 => Err(none_found(
+                    "neither in /etc/postgresql nor below /var/lib/pgsql",
+                )),
+                1 => found.pop().ok_or_else(|| none_found("")),
+                _ => {
+                    let labels: Vec<_> =
+                        found.iter().map(|cluster| cluster.label.clone()).collect();
+                    Err(Problem::new(
+                        "G04",
+                        "there are several PostgreSQL clusters on this host",
+                        labels.join(", "),
+                        "say which with --cluster VERSION/NAME or --pgdata DIR",
+                    ))
+                }
+            }
+        }
+    }
+}
+
+fn none_found(why: &str) -> Problem {
+    Problem::new(
+        "G03",
+        "no PostgreSQL cluster is found",
+        why,
+        "say where it is with --pgdata DIR (the directory that holds PG_VERSION), or --cluster VERSION/NAME",
+    )
+}
+
+fn subdirectories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    found.sort();
+    found
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn all_debian() -> Vec<Cluster> {
+    let versions = subdirectories(Path::new(DEBIAN_CONFIGURATION));
+    let clusters = versions.iter().flat_map(|version| {
+        let names = subdirectories(version);
+        names
+            .into_iter()
+            .map(|name| (file_name(version), file_name(&name)))
+    });
+    clusters
+        .filter_map(|(version, name)| debian(&version, &name).ok())
+        .collect()
+}
+
+fn rhel_directories() -> Vec<PathBuf> {
+    let root = Path::new(RHEL_DATA);
+    let versions = subdirectories(root)
+        .into_iter()
+        .map(|version| version.join("data"));
+    std::iter::once(root.join("data"))
+        .chain(versions)
+        .filter(|data| data.join("PG_VERSION").exists())
+        .collect()
+}
+
+fn debian(version: &str, name: &str) -> Result<Cluster, Problem> {
+    let config_file = Path::new(DEBIAN_CONFIGURATION)
+        .join(version)
+        .join(name)
+        .join("postgresql.conf");
+    let major: Major = version.parse().map_err(|why: String| none_found(&why))?;
+    // Where data lies stands in the file itself; the other arguments do not matter for that.
+    let settings = conf::read(&Disk, &config_file, Path::new("/nonexistent"), major)?;
+    let data = settings
+        .effective("data_directory")
+        .map(|data| PathBuf::from(String::from_utf8_lossy(&data.value).into_owned()))
+        .ok_or_else(|| {
+            none_found(&format!(
+                "{} names no data_directory",
+                config_file.display()
+            ))
+        })?;
+    let cluster = inspect(&data)?;
+    Ok(Cluster {
+        label: format!("{version}/{name}"),
+        config_file,
+        debian: Some((version.to_owned(), name.to_owned())),
+        ..cluster
+    })
+}
+
+/// What a data directory says about itself; its configuration may lie elsewhere.
+fn inspect(data: &Path) -> Result<Cluster, Problem> {
+    let unreadable = |error: std::io::Error| {
+        none_found(&format!("{}: {error}", data.join("PG_VERSION").display()))
+    };
+    let data = fs::canonicalize(data).map_err(unreadable)?;
+    let version = fs::read_to_string(data.join("PG_VERSION")).map_err(unreadable)?;
+    let major: Major = version.parse().map_err(|why: String| none_found(&why))?;
+    if !major.is_known() {
+        return Err(Problem::new(
+            "G10",
+            format!("{} is of PostgreSQL {major}", data.display()),
+            "setup knows 9.1 to 18",
+            "use a version of pgtlsproxy that knows it",
+        ));
+    }
+    let uid = fs::metadata(&data).map_err(unreadable)?.uid();
+    let owner = User::from_uid(Uid::from_raw(uid))
+        .ok()
+        .flatten()
+        .ok_or_else(|| {
+            none_found(&format!(
+                "{} belongs to OS user {uid}, who does not exist",
+                data.display()
+            ))
+        })?;
+    Ok(Cluster {
+        label: data.display().to_string(),
+        major,
+        config_file: data.join("postgresql.conf"),
+        data,
+        debian: None,
+        owner,
+    })
+}
+
+fn of_data_directory(data: &Path) -> Result<Cluster, Problem> {
+    let cluster = inspect(data)?;
+    if cluster.config_file.exists() {
+        return Ok(cluster);
+    }
+    let same = |other: &Cluster| other.data == cluster.data;
+    all_debian()
+        .into_iter()
+        .find(same)
+        .ok_or_else(|| none_found(&format!("{} does not exist", cluster.config_file.display())))
+}
+
+impl Cluster {
+    /// The path that a setting gives, seen as the server sees it: relative to its data directory.
+    pub(crate) fn file(&self, settings: &Settings, name: &str, default: &str) -> PathBuf {
+        match settings.effective(name) {
+            Some(assignment) => self
+                .data
+                .join(String::from_utf8_lossy(&assignment.value).into_owned()),
+            None => self.config_file.with_file_name(default),
+        }
+    }
+
+    /// Where the server makes its Unix sockets, if it makes any.
+    pub(crate) fn socket_directory(&self, settings: &Settings) -> PathBuf {
+        let name = wants(self.major, Thing::SocketDirectory).unwrap_or("unix_socket_directories");
+        let value = settings
+            .effective(name)
+            .map(|found| String::from_utf8_lossy(&found.value).into_owned());
+        let first = value
+            .as_deref()
+            .and_then(|list| list.split(',').next())
+            .map(str::trim);
+        PathBuf::from(first.filter(|first| !first.is_empty()).unwrap_or("/tmp"))
+    }
+
+    /// The directory of this major's programs, if it is found: beside the running server, where Debian and RHEL put
+    /// them, or on the PATH.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        let opts = fs::read_to_string(self.data.join("postmaster.opts")).unwrap_or_default();
+        let server = opts.split(" \"").next().map(|path| Path::new(path.trim()));
+        let beside = server
+            .and_then(Path::parent)
+            .map(|directory| directory.join(name));
+        let debian = PathBuf::from(format!("/usr/lib/postgresql/{}/bin/{name}", self.major));
+        let rhel = PathBuf::from(format!("/usr/pgsql-{}/bin/{name}", self.major));
+        let on_path = std::env::var_os("PATH").unwrap_or_default();
+        let on_path: Vec<_> = std::env::split_paths(&on_path)
+            .map(|directory| directory.join(name))
+            .collect();
+        let places = beside.into_iter().chain([debian, rhel]).chain(on_path);
+        places
+            .into_iter()
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| PathBuf::from(name))
+    }
+}

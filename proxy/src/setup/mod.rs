@@ -1,0 +1,34 @@
+//! PostgreSQL's side of the matter: its configuration files, read as it reads them and written so that only what has to
+//! change changes. Readers and writers are pure; files come in through [`files::Files`] and go out through nothing but
+//! the one room that applies a plan.
+
+mod apply; // the only writer of PostgreSQL's files; the journal, undo
+mod block; // the one marked block in a file of others
+mod conf; // postgresql.conf, read and written
+#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
+mod conninfo; // libpq's connection strings
+mod diff;
+mod facts; // what is known before anything is planned
+mod files;
+mod find; // which cluster is meant
+mod hba; // pg_hba.conf and pg_ident.conf
+#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
+mod passfile; // libpq's password file
+mod plan; // facts and wishes to changes
+mod server; // a running server, through psql
+mod sidecar; // the proxy's own side of a node
+mod validate; // what was written, judged by PostgreSQL itself
+mod version; // what each major wants
+
+pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
+pub(crate) use diff::unified;
+pub(crate) use facts::gather;
+pub(crate) use files::Disk;
+pub(crate) use find::{Cluster, Wanted, find};
+pub(crate) use plan::{FileChange, SqlChange, Wishes, primary as plan_primary};
+pub(crate) use server::{Server, restart};
+pub(crate) use sidecar::Sidecar;
+pub(crate) use validate::apply_files;
+
+#[cfg(test)]
+mod tests;

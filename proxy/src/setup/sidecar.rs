@@ -1,0 +1,222 @@
+//! The proxy's own side of a node: its certificate, its configuration, its unit.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use certs_tool::authority::{Authority, CA_CERTIFICATE, CA_CRL, CA_KEY, NewAuthority, NewNode};
+use certs_tool::report::Failure;
+use certs_tool::store::Existing;
+use nix::unistd::{User, chown};
+
+use super::facts::Facts;
+use super::find::Cluster;
+use super::plan::{FileChange, MAINTENANCE_DATABASE, Wishes};
+use crate::problem::Problem;
+
+const UNIT: &str = include_str!("pgtlsproxy.service");
+const UNIT_FILE: &str = "/etc/systemd/system/pgtlsproxy.service";
+
+/// Where and as what the proxy runs.
+#[derive(Debug)]
+pub(crate) struct Sidecar<'a> {
+    /// Its directory: configuration, certificate, CA.
+    pub(crate) directory: &'a Path,
+    /// The name of this node, in its certificate.
+    pub(crate) name: &'a str,
+    /// What standbys dial.
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+}
+
+impl Sidecar<'_> {
+    pub(crate) fn configuration(&self) -> PathBuf {
+        self.directory.join("pgtlsproxy.toml")
+    }
+
+    /// Its configuration: written whole where there is none; else only rules of standbys that have none are added.
+    pub(crate) fn configuration_change(
+        &self,
+        facts: &Facts,
+        wishes: &Wishes,
+    ) -> Result<Option<FileChange>, Problem> {
+        let path = self.configuration();
+        let rule = |standby: &String| rule(standby, wishes);
+        let Ok(mut text) = fs::read_to_string(&path) else {
+            let mut text = self.head(&facts.socket);
+            text.extend(wishes.standbys.iter().map(rule));
+            return Ok(Some(FileChange {
+                path,
+                new: text.into_bytes(),
+            }));
+        };
+        let missing: Vec<_> = wishes
+            .standbys
+            .iter()
+            .filter(|name| !text.contains(&toml_string(&format!("cn:{name}"))))
+            .collect();
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        // A rule at the end belongs to the last server; only where there is one, that is the right one.
+        if text.matches("[[server]]").count() != 1 {
+            return Err(Problem::new(
+                "G16",
+                format!("{} has no place for a rule that is clear", path.display()),
+                "it does not hold exactly one [[server]]",
+                format!("add [[server.allow]] for {missing:?} to the right one by hand"),
+            ));
+        }
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.extend(missing.into_iter().map(rule));
+        Ok(Some(FileChange {
+            path,
+            new: text.into_bytes(),
+        }))
+    }
+
+    fn head(&self, socket: &Path) -> String {
+        format!(
+            "# Written by `pgtlsproxy setup`; docs/configuration.md explains every key.\n\
+             [identity]\ncert = {}\nkey = {}\nca = \"{CA_CERTIFICATE}\"\ncrl = \"{CA_CRL}\"\n\n\
+             [[server]]\nlisten = \"0.0.0.0:{}\"\npostgres = {}\n",
+            toml_string(&format!("{}.crt", self.name)),
+            toml_string(&format!("{}.key", self.name)),
+            self.port,
+            toml_string(&socket.to_string_lossy()),
+        )
+    }
+
+    /// What [`Self::make_certificates`] will make, in words; empty if all is there.
+    pub(crate) fn missing_certificates(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !self.pki().join(CA_KEY).exists() && !self.directory.join(CA_CERTIFICATE).exists() {
+            missing.push(format!("make a CA in {}", self.pki().display()));
+        }
+        if !self.directory.join(format!("{}.crt", self.name)).exists() {
+            missing.push(format!(
+                "issue a certificate for {} (dns:{})",
+                self.name, self.host
+            ));
+        }
+        missing
+    }
+
+    fn pki(&self) -> PathBuf {
+        self.directory.join("pki")
+    }
+
+    /// The CA if there is none, and this node's certificate if it has none. What exists is never replaced.
+    pub(crate) fn make_certificates(&self, os_user: &str) -> Result<(), Problem> {
+        let pki = self.pki();
+        let make = || -> Result<(), Failure> {
+            if !self.directory.join(format!("{}.crt", self.name)).exists() {
+                let authority = if pki.join(CA_KEY).exists() {
+                    let locked = || {
+                        Err(Failure::new(
+                            "the CA's key has a passphrase",
+                            "",
+                            "`certs-tool issue` asks for it; then run this again",
+                        ))
+                    };
+                    Authority::open(&pki, locked)?
+                } else {
+                    Authority::create(&pki, &NewAuthority::default(), Existing::Keep)?
+                };
+                let node = NewNode::new(self.name, &[self.host])?;
+                authority.issue(&node, self.directory, Existing::Keep)?;
+            }
+            Ok(())
+        };
+        make().map_err(|failure| {
+            Problem::new("G13", failure.what(), failure.why(), failure.way_out())
+        })?;
+        let copy = |name: &str| -> std::io::Result<()> {
+            let (from, to) = (pki.join(name), self.directory.join(name));
+            if from.exists() && !to.exists() {
+                fs::copy(&from, &to)?;
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o644))?;
+            }
+            Ok(())
+        };
+        let key = self.directory.join(format!("{}.key", self.name));
+        let give = || -> std::io::Result<()> {
+            copy(CA_CERTIFICATE)?;
+            copy(CA_CRL)?;
+            if let Ok(Some(user)) = User::from_name(os_user) {
+                chown(&key, Some(user.uid), Some(user.gid))?;
+            }
+            Ok(())
+        };
+        give().map_err(|error| {
+            Problem::new(
+                "G05",
+                format!("cannot hand {} to OS user {os_user}", key.display()),
+                error.to_string(),
+                "run setup as root",
+            )
+        })
+    }
+
+    /// The unit, where systemd runs and this is the host's own node.
+    pub(crate) fn unit_change(&self, cluster: &Cluster, os_user: &str) -> Option<FileChange> {
+        let here = Path::new("/run/systemd/system").is_dir()
+            && self.directory == Path::new("/etc/pgtlsproxy");
+        if !here || Path::new("/usr/lib/systemd/system/pgtlsproxy.service").exists() {
+            return None;
+        }
+        let program = std::env::current_exe().ok()?;
+        let text = unit(cluster, &program, &self.configuration(), os_user);
+        let same = fs::read_to_string(UNIT_FILE).is_ok_and(|now| now == text);
+        (!same).then(|| FileChange {
+            path: UNIT_FILE.into(),
+            new: text.into_bytes(),
+        })
+    }
+}
+
+fn unit(cluster: &Cluster, program: &Path, configuration: &Path, os_user: &str) -> String {
+    let own = match &cluster.debian {
+        Some((version, name)) => format!("postgresql@{version}-{name}.service"),
+        None => format!("postgresql-{}.service", cluster.major),
+    };
+    UNIT.replace("@UNITS@", &format!("postgresql.service {own}"))
+        .replace("@PROGRAM@", &program.display().to_string())
+        .replace("@CONFIG@", &configuration.display().to_string())
+        .replace("@USER@", os_user)
+}
+
+/// What one standby may do; certificates carry the node's name as their common name.
+fn rule(standby: &String, wishes: &Wishes) -> String {
+    let identity = toml_string(&format!("cn:{standby}"));
+    let user = toml_string(&wishes.role);
+    let kinds = if wishes.logical.is_empty() {
+        "\"physical\""
+    } else {
+        "\"physical\", \"logical\""
+    };
+    let mut text = format!(
+        "\n[[server.allow]]\nidentity = {identity}\nreplication = [{kinds}]\nusers = [{user}]\n"
+    );
+    if !wishes.logical.is_empty() {
+        let databases: Vec<_> = wishes
+            .logical
+            .iter()
+            .map(|database| toml_string(database))
+            .collect();
+        text.push_str(&format!("databases = [{}]\n", databases.join(", ")));
+    }
+    if wishes.rewind || wishes.slot_sync {
+        text.push_str(&format!(
+            "\n# pg_rewind and the slot-sync worker are ordinary connections.\n[[server.allow]]\nidentity = {identity}\n\
+             replication = []\nordinary = true\nusers = [{user}]\ndatabases = [\"{MAINTENANCE_DATABASE}\"]\n"
+        ));
+    }
+    text
+}
+
+fn toml_string(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

@@ -1,0 +1,93 @@
+//! Files written and then judged by PostgreSQL itself before anything relies on them; what it refuses is put back at once.
+
+use std::fs;
+use std::path::Path;
+
+use super::apply::{Journal, Rights};
+use super::find::Cluster;
+use super::plan::FileChange;
+use super::server::{Server, as_owner, output_of};
+use super::version::{Thing, has};
+use crate::problem::Problem;
+
+/// Writes these files and lets the server load them; if it would not start with them, all of them are put back.
+pub(crate) fn apply_files(
+    journal: &mut Journal,
+    changes: &[FileChange],
+    rights: Rights,
+    cluster: &Cluster,
+    config_file: &Path,
+    server: Option<&Server>,
+) -> Result<(), Problem> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let before: Vec<_> = changes
+        .iter()
+        .map(|change| (change, fs::read(&change.path).ok()))
+        .collect();
+    let written = changes.iter().try_for_each(|change| {
+        journal.write(change, rights)?;
+        eprintln!("wrote {}", change.path.display());
+        Ok(())
+    });
+    let judged = written.and_then(|()| judge(cluster, config_file, server));
+    if let Err(problem) = judged {
+        for (change, old) in before.into_iter().rev() {
+            let put_back = match old {
+                Some(new) => journal.write(
+                    &FileChange {
+                        path: change.path.clone(),
+                        new,
+                    },
+                    rights,
+                ),
+                None => fs::remove_file(&change.path).map_err(|_| problem.clone()),
+            };
+            if put_back.is_err() {
+                eprintln!(
+                    "{} could not be put back; `pgtlsproxy setup undo` tries again",
+                    change.path.display()
+                );
+            }
+        }
+        return Err(problem);
+    }
+    if let Some(server) = server {
+        server.query("SELECT pg_reload_conf()")?;
+    }
+    Ok(())
+}
+
+fn judge(cluster: &Cluster, config_file: &Path, server: Option<&Server>) -> Result<(), Problem> {
+    let refused = |why: String| {
+        Problem::new(
+            "G12",
+            "PostgreSQL refuses what was written; every file is as it was",
+            why,
+            "this is a fault of setup: please report it with that line",
+        )
+    };
+    let postgres = cluster.program("postgres");
+    // The option is of 9.2 (its release notes), and needs the server's programs on this host.
+    if postgres.is_file() && cluster.major >= super::version::V9_2 {
+        let mut command = as_owner(&cluster.owner, &postgres);
+        command.arg("-D").arg(&cluster.data).arg("-c");
+        command
+            .arg(format!("config_file={}", config_file.display()))
+            .args(["-C", "wal_level"]);
+        output_of(&mut command).map_err(refused)?;
+    }
+    let Some(server) = server.filter(|_| has(cluster.major, Thing::HbaView)) else {
+        return Ok(());
+    };
+    // "cannot match" is a remark on a line that is taken all the same.
+    let faults = server.query(
+        "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL AND error NOT LIKE '%cannot match%'",
+    )?;
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(refused(format!("pg_hba.conf line {faults}")))
+    }
+}
