@@ -179,7 +179,7 @@ async fn shake_in_place(mut stream: Stream, read: Vec<u8>, config: Arc<ServerCon
         Err(error) => return Err((io::Error::other(error), stream)),
     };
     let records = InPlace::new(secrets, Kernel::Server(kernel));
-    RecordStream::new(stream, records, behind.received, behind.payload)
+    RecordStream::new(stream, records, behind)
         .map(|stream| (Tls::InPlace(stream), parameters))
         .map_err(|(fault, stream)| (io::Error::other(fault), stream))
 }
