@@ -20,6 +20,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// For `proxy/fuzz` alone: one conversation over TLS records as `input` wants it, in both forms. Panics where they differ.
+#[cfg(fuzzing)]
+pub fn contend(input: &[u8]) {
+    relay::contend(input);
+}
+
 /// Parses the arguments, runs the command, prints the error. The whole program behind a thin `main`.
 pub fn main() -> ExitCode {
     match commands::run(cli::Cli::parse()) {

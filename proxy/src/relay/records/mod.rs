@@ -8,7 +8,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 #[cfg(any(test, fuzzing))]
-pub(super) mod trial;
+mod trial;
 
 use std::ops::Range;
 
@@ -19,6 +19,8 @@ use super::pool::Buffer;
 pub(crate) use in_place::{InPlace, Kernel};
 pub(super) use rustls::Buffered;
 pub(crate) use stream::RecordStream;
+#[cfg(fuzzing)]
+pub(crate) use trial::contend_by;
 
 /// Payload of one record at most (RFC 8446, 5.1).
 pub(super) const PAYLOAD: usize = 16_384;

@@ -171,6 +171,20 @@ fn differential() {
     );
 }
 
+/// What the fuzzer found worth keeping, among it what once broke something.
+#[test]
+fn the_fuzz_corpus_holds() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/records");
+    let mut count = 0;
+    for input in std::fs::read_dir(corpus).unwrap() {
+        let input = input.unwrap().path();
+        println!("{}", input.display()); // shown if it fails
+        trial::contend_by(&std::fs::read(input).unwrap());
+        count += 1;
+    }
+    assert!(count >= 20, "{count} inputs");
+}
+
 fn both(test: impl Fn(Ends, Form)) {
     let pki = Pki::new(SUITES[0], 0);
     for form in [Form::Buffered, Form::InPlace] {
@@ -373,5 +387,6 @@ fn nothing_is_sealed_after_an_alert() {
     sealer.answer().unwrap();
     sealer.alert(AlertDescription::DecodeError).unwrap();
     assert_eq!(sealer.control().len(), closing);
-    assert!(sealer.seal(&mut [0; 30], &mut [5..6]).is_err());
+    let payload = 5..6;
+    assert!(sealer.seal(&mut [0; 30], &mut [payload]).is_err());
 }

@@ -6,7 +6,7 @@ mod forger;
 mod script;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tokio_rustls::rustls::client::UnbufferedClientConnection;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -24,7 +24,7 @@ use super::*;
 
 #[cfg(test)]
 pub(super) use forger::{Forger, Inner};
-pub(in super::super::super) use script::contend;
+pub(super) use script::contend;
 
 pub(super) const SUITES: [SupportedCipherSuite; 3] = [
     aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -45,14 +45,14 @@ pub(super) struct Ours {
 }
 
 /// Certificate and configurations for one suite.
-pub(in super::super::super) struct Pki {
+pub(super) struct Pki {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
 
 impl Pki {
     /// For each suite, servers that send no tickets of their own.
-    pub(in super::super::super) fn of_each_suite() -> [Self; 3] {
+    pub(super) fn of_each_suite() -> [Self; 3] {
         SUITES.map(|suite| Self::new(suite, 0))
     }
 
@@ -258,7 +258,7 @@ fn shake(ours: &mut impl Shakes, peer: &mut impl Shakes) -> Vec<u8> {
 }
 
 /// Where a case comes from.
-pub(in super::super::super) trait Choices {
+pub(super) trait Choices {
     /// A number below `limit`.
     fn below(&mut self, limit: usize) -> usize;
     /// Whether the case goes on.
@@ -279,7 +279,7 @@ pub(in super::super::super) trait Choices {
 }
 
 /// xorshift64*: small, and the same everywhere.
-pub(in super::super::super) struct Random(pub(in super::super::super) u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     pub(super) fn next(&mut self) -> u64 {
@@ -308,7 +308,13 @@ impl Choices for Random {
 }
 
 /// A fuzzer's input: one or two bytes for each choice, and nothing but first choices when it is used up.
-pub(in super::super::super) struct Bytes<'a>(pub(in super::super::super) &'a [u8]);
+struct Bytes<'a>(&'a [u8]);
+
+/// One conversation as `input` wants it; panics where the forms differ.
+pub(crate) fn contend_by(input: &[u8]) {
+    static PKIS: LazyLock<[Pki; 3]> = LazyLock::new(Pki::of_each_suite);
+    contend(&PKIS, &mut Bytes(input));
+}
 
 impl Choices for Bytes<'_> {
     fn below(&mut self, limit: usize) -> usize {

@@ -39,7 +39,7 @@ enum Fate {
 }
 
 /// One conversation of each form with a forger. Gives how many records were compared. Panics where they differ.
-pub(in super::super::super::super) fn contend(pkis: &[Pki; 3], choices: &mut impl Choices) -> u64 {
+pub(in super::super) fn contend(pkis: &[Pki; 3], choices: &mut impl Choices) -> u64 {
     let pki = &pkis[choices.below(3)];
     let we_serve = choices.below(2) == 0;
     let mut ends = [Form::Buffered, Form::InPlace].map(|form| End {
