@@ -20,10 +20,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// For `proxy/fuzz` alone: one conversation over TLS records as `input` wants it, in both forms. Panics where they differ.
-#[cfg(fuzzing)]
-pub fn contend(input: &[u8]) {
-    relay::contend(input);
+/// The records, for `proxy/fuzz` and the micro-benchmarks.
+#[cfg(feature = "trial")]
+pub mod trial {
+    pub use crate::relay::trial::{Filled, Measured, contend_by};
 }
 
 /// Parses the arguments, runs the command, prints the error. The whole program behind a thin `main`.

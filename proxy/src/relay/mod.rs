@@ -25,8 +25,8 @@ use wire::Taken;
 
 use crate::net::{Stream, dead_peer, linger};
 
-#[cfg(fuzzing)]
-pub(crate) use records::contend_by as contend;
+#[cfg(feature = "trial")]
+pub(crate) use records::trial;
 pub(crate) use records::{InPlace, Kernel, RecordStream};
 pub(crate) use wire::Wire;
 

@@ -395,7 +395,7 @@ impl Sealer {
         self.own_record(&[level, u8::from(alert)], ContentType::Alert)
     }
 
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, feature = "trial"))]
     pub(super) fn limit_records(&mut self, left: u64) {
         self.left = self.left.min(left);
     }

@@ -7,8 +7,8 @@ mod rustls;
 mod stream;
 #[cfg(test)]
 mod tests;
-#[cfg(any(test, fuzzing))]
-mod trial;
+#[cfg(any(test, feature = "trial"))]
+pub(crate) mod trial;
 
 use std::ops::Range;
 
@@ -19,8 +19,6 @@ use super::pool::Buffer;
 pub(crate) use in_place::{InPlace, Kernel};
 pub(super) use rustls::Buffered;
 pub(crate) use stream::RecordStream;
-#[cfg(fuzzing)]
-pub(crate) use trial::contend_by;
 
 /// Payload of one record at most (RFC 8446, 5.1).
 pub(super) const PAYLOAD: usize = 16_384;

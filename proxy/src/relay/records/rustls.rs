@@ -118,7 +118,7 @@ impl Sealer {
         drain(&mut lock(&self.connection), &mut self.control)
     }
 
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, feature = "trial"))]
     pub(super) fn refresh(&mut self) {
         lock(&self.connection)
             .refresh_traffic_keys()

@@ -1,8 +1,10 @@
 //! What tests and fuzzing of records share: both forms of our end, handshakes in memory, and streams fed in pieces as
-//! the relay feeds them. Cases are made from choices: random ones, or the fuzzer's bytes.
+//! the relay feeds them, and what micro-benchmarks measure. Cases are made from choices: random ones, or the fuzzer's bytes.
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod forger;
+#[cfg(feature = "trial")]
+mod measured;
 mod script;
 
 use std::fmt;
@@ -24,6 +26,8 @@ use super::*;
 
 #[cfg(test)]
 pub(super) use forger::{Forger, Inner};
+#[cfg(feature = "trial")]
+pub use measured::{Filled, Measured};
 pub(super) use script::contend;
 
 pub(super) const SUITES: [SupportedCipherSuite; 3] = [
@@ -111,6 +115,7 @@ impl Pki {
     }
 
     /// Our end in `form`, with a buffered rustls connection as the peer; also what it sent behind the handshake.
+    #[cfg(test)]
     pub(super) fn against_rustls(&self, form: Form, we_serve: bool) -> (Ours, Connection, Vec<u8>) {
         let mut peer = self.buffered(!we_serve);
         let (ours, behind) = self.shake(form, we_serve, &mut peer);
@@ -311,7 +316,7 @@ impl Choices for Random {
 struct Bytes<'a>(&'a [u8]);
 
 /// One conversation as `input` wants it; panics where the forms differ.
-pub(crate) fn contend_by(input: &[u8]) {
+pub fn contend_by(input: &[u8]) {
     static PKIS: LazyLock<[Pki; 3]> = LazyLock::new(Pki::of_each_suite);
     contend(&PKIS, &mut Bytes(input));
 }
