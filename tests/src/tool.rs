@@ -88,15 +88,6 @@ impl Tool {
             .join("\n")
     }
 
-    /// Waits until its output contains `wanted`.
-    #[track_caller]
-    pub fn wait_for_output(&self, wanted: &[u8]) {
-        let shown = wanted.get(..40).unwrap_or(wanted).escape_ascii();
-        wait_until(&format!("the output \"{shown}\""), || {
-            self.output.contains(wanted)
-        });
-    }
-
     /// Waits until either output says `wanted`.
     #[track_caller]
     pub fn wait_for_text(&self, wanted: &str) {

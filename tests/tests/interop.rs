@@ -2,6 +2,8 @@
 //! theirs, padding, small records, every suite, and both ways to end.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 
 use testbed::tunnel::{client_config, server_config};
 use testbed::wire::{Ending, message, replication_startup};
@@ -13,6 +15,9 @@ const SUITES: [&str; 3] = [
     "TLS_AES_128_GCM_SHA256",
     "TLS_CHACHA20_POLY1305_SHA256",
 ];
+
+/// What OpenSSL's tools write among the data that they receive.
+const NOTES: [&str; 3] = ["read R BLOCK\n", "Read BLOCK\n", "SSL_do_handshake -> 1\n"];
 
 /// Text that no tool takes for one of its commands: lines of hexadecimal digits, different from each other.
 fn text(seed: u32, length: usize) -> Vec<u8> {
@@ -32,8 +37,8 @@ fn text(seed: u32, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn path(path: &std::path::Path) -> &str {
-    path.to_str().unwrap()
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path of text")
 }
 
 /// A server tunnel with records in place, and what stands in PostgreSQL's place.
@@ -45,7 +50,7 @@ fn server(pki: &Pki) -> (Sidecar, StandIn) {
 
 /// A client tunnel with records in place that dials this port.
 fn client(pki: &Pki, port: u16) -> Sidecar {
-    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
     let config = client_config(&pki.issue("standby"), address, IN_PLACE);
     Sidecar::run("client", &config)
 }
@@ -75,8 +80,26 @@ fn open(tool: &mut Tool, upstream: &StandIn) -> Wire {
     let (mut backend, packet) = upstream.accept_startup();
     assert_eq!(packet, replication_startup());
     backend.send(&message(b'R', &[0; 4]));
-    tool.wait_for_output(b"R\0\0\0\x08\0\0\0\0");
+    wait_for_output(tool, b"R\0\0\0\x08\0\0\0\0");
     backend
+}
+
+/// Waits until the tool has put out `wanted`.
+#[track_caller]
+fn wait_for_output(tool: &Tool, wanted: &[u8]) {
+    let start = wanted.get(..60).unwrap_or(wanted).escape_ascii();
+    wait_until(&format!("the output of \"{start}\""), || {
+        let output = NOTES.iter().fold(tool.output(), without);
+        output.windows(wanted.len()).any(|window| window == wanted)
+    });
+}
+
+fn without(mut output: Vec<u8>, note: &&str) -> Vec<u8> {
+    let note = note.as_bytes();
+    while let Some(at) = output.windows(note.len()).position(|window| window == note) {
+        output.drain(at..at + note.len());
+    }
+    output
 }
 
 /// So much each way, by turns.
@@ -90,15 +113,22 @@ fn talk(tool: &mut Tool, plain: &mut Wire, seed: u32, length: usize) {
     );
     let back = text(seed + 1000, length);
     plain.send(&back);
-    tool.wait_for_output(&back);
+    wait_for_output(tool, &back);
 }
 
-/// How many key updates the tool received, by its trace.
-fn updates_received(trace: &std::path::Path) -> usize {
+/// The tool's command for a key update, its `n`th: `K` asks for one in return. It must be a read of its own.
+#[track_caller]
+fn update_openssl(tool: &mut Tool, command: &str, n: usize, trace: &Path) {
+    tool.say(format!("{command}\n").as_bytes());
+    wait_until("openssl to update its key", || updates(trace, ">>>") == n);
+}
+
+/// How many key updates the tool sent (`>>>`) or received (`<<<`), by its trace.
+fn updates(trace: &Path, way: &str) -> usize {
     let trace = fs::read_to_string(trace).unwrap_or_default();
     trace
         .lines()
-        .filter(|line| line.starts_with("<<<") && line.ends_with("KeyUpdate"))
+        .filter(|line| line.starts_with(way) && line.ends_with("KeyUpdate"))
         .count()
 }
 
@@ -145,10 +175,10 @@ fn openssl_as_the_client_updates_its_keys_and_asks_for_ours() {
         let mut backend = open(&mut tool, &upstream);
         let mut asked = 0;
         for (n, command) in ["k", "K", "K", "k", "k", "K"].into_iter().enumerate() {
-            tool.say(format!("{command}\n").as_bytes());
+            update_openssl(&mut tool, command, n + 1, &trace);
             asked += usize::from(command == "K");
             talk(&mut tool, &mut backend, n as u32, 40_000);
-            assert_eq!(updates_received(&trace), asked, "{suite}");
+            assert_eq!(updates(&trace, "<<<"), asked, "{suite}");
         }
         // PostgreSQL ends it: the tool reads the end, as close_notify has it.
         drop(backend);
@@ -193,7 +223,9 @@ fn s_server(identity: &Identity, more: &[&str]) -> (Tool, u16) {
         "1",
         "-verify_return_error",
     ];
-    let tool = Tool::start("openssl", &[&common, more].concat());
+    // Unbuffered, so that what it says of itself does not come in the midst of data.
+    let command = [&["-o0", "openssl"], &common[..], more].concat();
+    let tool = Tool::start("stdbuf", &command);
     tool.wait_for_text("ACCEPT");
     (tool, port)
 }
@@ -202,7 +234,7 @@ fn s_server(identity: &Identity, more: &[&str]) -> (Tool, u16) {
 fn open_through(client: &Sidecar, tool: &mut Tool) -> Wire {
     let mut frontend = Wire::tcp(client.address());
     frontend.send(&replication_startup());
-    tool.wait_for_output(&replication_startup());
+    wait_for_output(tool, &replication_startup());
     // Not an R first: that is a command of s_server.
     let answer = [message(b'v', &[0; 8]), message(b'R', &[0; 4])].concat();
     tool.say(&answer);
@@ -228,10 +260,10 @@ fn openssl_as_the_server_with_key_updates_padding_and_tickets() {
         let mut frontend = open_through(&client, &mut tool);
         let mut asked = 0;
         for (n, command) in ["k", "K", "K", "k"].into_iter().enumerate() {
-            tool.say(format!("{command}\n").as_bytes());
+            update_openssl(&mut tool, command, n + 1, &trace);
             asked += usize::from(command == "K");
             talk(&mut tool, &mut frontend, n as u32, 40_000);
-            assert_eq!(updates_received(&trace), asked, "{suite}");
+            assert_eq!(updates(&trace, "<<<"), asked, "{suite}");
         }
         if n == 0 {
             // The frontend ends it.
@@ -239,12 +271,13 @@ fn openssl_as_the_server_with_key_updates_padding_and_tickets() {
             tool.wait_for_text("DONE");
             let trace = fs::read_to_string(&trace).unwrap();
             assert!(trace.contains("<<< TLS 1.3, Alert [length 0002], warning close_notify"));
+            client.wait_for_log("closed in order");
         } else {
-            // The tool ends this connection.
+            // s_server closes its socket before it would say close_notify.
             tool.say(b"q\n");
-            assert_eq!(frontend.ending(), Ending::Eof, "{suite}");
+            assert_eq!(frontend.ending(), Ending::Reset, "{suite}");
+            client.wait_for_log("without close_notify");
         }
-        client.wait_for_log("closed in order");
     }
 }
 
@@ -282,6 +315,8 @@ fn gnutls_as_the_client_with_key_updates_and_every_suite() {
         let mut tool = gnutls_cli(&server, &identity, &more);
         tool.wait_for_text("Simple Client Mode");
         let mut backend = open(&mut tool, &upstream);
+        // A command must stand on a line of its own.
+        talk(&mut tool, &mut backend, 100, 100);
         for (n, command) in ["^rekey1^", "^rekey^", "^rekey^", "^rekey1^"]
             .into_iter()
             .enumerate()
@@ -290,7 +325,8 @@ fn gnutls_as_the_client_with_key_updates_and_every_suite() {
             wait_until("gnutls-cli to update its key", || {
                 tool.text().matches("Rekey was completed").count() == n + 1
             });
-            talk(&mut tool, &mut backend, n as u32, 4000);
+            // With a record size set, gnutls-cli sends but one record of a line.
+            talk(&mut tool, &mut backend, n as u32, 1000);
         }
         if n == 0 {
             // PostgreSQL ends it.
@@ -343,6 +379,7 @@ fn gnutls_as_the_server_with_key_updates_and_padding() {
         } else {
             tool.say(b"q\n");
             assert_eq!(frontend.ending(), Ending::Eof, "{cipher}");
+            frontend.finish();
         }
         client.wait_for_log("closed in order");
     }

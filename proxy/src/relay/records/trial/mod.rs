@@ -1,6 +1,10 @@
 //! What tests and fuzzing of records share: both forms of our end, handshakes in memory, and streams fed in pieces as
 //! the relay feeds them, and what micro-benchmarks measure. Cases are made from choices: random ones, or the fuzzer's bytes.
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+#![cfg_attr(
+    not(feature = "trial"),
+    allow(unreachable_pub, reason = "that feature alone opens it")
+)]
 
 mod forger;
 #[cfg(feature = "trial")]

@@ -46,13 +46,13 @@ pub(in super::super) fn contend(pkis: &[Pki; 3], choices: &mut impl Choices) -> 
         met: Forger::meets(pki, form, we_serve),
         kept: Vec::new(),
     });
-    let mut cancelled = 0;
+    let (mut cancelled, mut fruitless) = (0, 0);
     let mut records = 0;
     for _ in 0..ROUNDS {
         if !choices.more() {
             break;
         }
-        let (mut acts, payload) = valid(choices, we_serve, &mut cancelled);
+        let (mut acts, payload) = valid(choices, we_serve, &mut cancelled, &mut fruitless);
         let ends_badly = choices.one_in(ROUNDS);
         if ends_badly {
             offend(&mut acts, choices, we_serve);
@@ -202,10 +202,14 @@ fn data(content: &[u8]) -> Inner {
 }
 
 /// Acts that every TLS 1.3 peer may do, and the payload that they carry.
-fn valid(choices: &mut impl Choices, we_serve: bool, cancelled: &mut usize) -> (Vec<Act>, Vec<u8>) {
+fn valid(
+    choices: &mut impl Choices,
+    we_serve: bool,
+    cancelled: &mut usize,
+    fruitless: &mut usize,
+) -> (Vec<Act>, Vec<u8>) {
     let (mut acts, mut payload) = (Vec::new(), Vec::new());
     let mut bytes = Random(choices.below(0xffff) as u64 | 1 << 40);
-    let mut fruitless = 0;
     for _ in 0..1 + choices.below(RECORDS) {
         let padding = match choices.below(8) {
             7 => choices.below(300),
@@ -220,12 +224,12 @@ fn valid(choices: &mut impl Choices, we_serve: bool, cancelled: &mut usize) -> (
                 padding,
             }));
         };
-        let kind = if fruitless == FRUITLESS {
+        let kind = if *fruitless == FRUITLESS {
             0
         } else {
             choices.below(64)
         };
-        fruitless += 1;
+        *fruitless += 1;
         match kind {
             60 | 61 => {
                 let asked = choices.below(2) as u8;
@@ -246,7 +250,7 @@ fn valid(choices: &mut impl Choices, we_serve: bool, cancelled: &mut usize) -> (
                 let at = 1 + choices.below(message.len() - 1);
                 send(HANDSHAKE, message[..at].to_vec());
                 send(HANDSHAKE, message[at..].to_vec());
-                fruitless += 1;
+                *fruitless += 1;
                 if message[0] == 24 {
                     acts.push(Act::NextKey);
                 }
@@ -256,10 +260,10 @@ fn valid(choices: &mut impl Choices, we_serve: bool, cancelled: &mut usize) -> (
                 let content = bytes.bytes(choices.size());
                 payload.extend_from_slice(&content);
                 send(DATA, content);
-                fruitless = 0;
+                *fruitless = 0;
             }
         }
-        fruitless = fruitless.min(FRUITLESS);
+        *fruitless = FRUITLESS.min(*fruitless);
     }
     (acts, payload)
 }
