@@ -1,5 +1,6 @@
 //! The process from start to end: checks, listeners, signals, reload, drain.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::reload::{Checked, Reloader, load, log_warnings};
 use crate::session::{Registry, Shared, shutdown_farewell};
 use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
+use crate::workers::Workers;
 
 /// Plaintext cancels that may be on their way at once, per tunnel.
 const PLAIN_CANCELS: usize = 4;
@@ -30,18 +32,21 @@ pub(crate) fn run(source: Source) -> Result<(), Vec<Problem>> {
     let level = logging::start(checked.config.log);
     log_warnings(&checked.warnings);
     let limits = fitting(checked.config.limits, raise_descriptor_limit());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let no_threads = |error: io::Error| {
+        vec![Problem::new(
+            "C10",
+            "the process cannot start its threads",
+            error.to_string(),
+            "look at this unit's limits (LimitNPROC, TasksMax)",
+        )]
+    };
+    // This thread accepts, reloads and waits for signals; workers serve.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| {
-            vec![Problem::new(
-                "C10",
-                "the process cannot start its threads",
-                error.to_string(),
-                "look at this unit's limits (LimitNPROC, TasksMax)",
-            )]
-        })?;
-    let ended = runtime.block_on(serve(source, checked, level, limits));
+        .map_err(no_threads)?;
+    let workers = Arc::new(Workers::start().map_err(no_threads)?);
+    let ended = runtime.block_on(serve(source, checked, level, limits, workers));
     // What is still under way has had its time.
     runtime.shutdown_background();
     ended
@@ -52,6 +57,7 @@ async fn serve(
     checked: Checked,
     level: logging::Level,
     limits: Limits,
+    workers: Arc<Workers>,
 ) -> Result<(), Vec<Problem>> {
     let mut signals = Signals::new()?;
     let registry = Arc::new(Registry::new(limits.sessions));
@@ -77,6 +83,7 @@ async fn serve(
                 plain_cancels: Semaphore::new(PLAIN_CANCELS),
             }),
             room: Arc::clone(&room),
+            workers: Arc::clone(&workers),
         };
         tunnels.push(tokio::spawn(tunnel.run(closing.clone())));
     }

@@ -15,6 +15,7 @@ mod session; // one connection from accept to close
 mod tls; // the only room that speaks rustls
 mod tunnel; // one listener
 mod waiting; // the handshakes under way, bounded
+mod workers; // the threads that serve connections
 
 use std::process::ExitCode;
 
