@@ -2,14 +2,17 @@
 //!
 //! Whatever it signs stands in the ledger before it leaves the memory, so that everything that exists can be
 //! revoked; the CRL is written anew with each step, and lasts as long as the CA, since an expired CRL would lock
-//! everybody out.
+//! everybody out. During a rotation there are two CAs, of which one signs, and a CRL of each.
 
+mod certify;
+mod renewal;
 mod revocation;
+mod rotation;
 
 use std::path::{Path, PathBuf};
 
-use protocol::certificate::{Certificate, Use, faults};
-use rcgen::{Issuer, KeyPair, PublicKeyData};
+use protocol::certificate::Certificate;
+use rcgen::{Issuer, KeyPair, PublicKeyData, SigningKey};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -17,10 +20,14 @@ use zeroize::Zeroizing;
 
 use crate::key::{self, Passphrase};
 use crate::ledger::{Entry, Event, LockedLedger, Record};
-use crate::profile::{self, AltName, CA_DAYS, KeyAlgorithm, NODE_DAYS, NodeName, Period};
+use crate::profile::{self, AltName, CA_DAYS, KeyAlgorithm, NodeName, Period};
 use crate::report::{Date, Failure};
-use crate::request::Request;
 use crate::store::{self, Existing, NewFile, Readers};
+use crate::verify::Encoded;
+
+pub use certify::{NewCertificate, Signed};
+pub use renewal::{KeyChoice, Renewal, Renewed};
+pub use rotation::{NodeState, Rotation, Stage};
 
 /// The CA's certificate, to be copied to every node.
 pub const CA_CERTIFICATE: &str = "ca.crt";
@@ -28,6 +35,10 @@ pub const CA_CERTIFICATE: &str = "ca.crt";
 pub const CA_KEY: &str = "ca.key";
 /// The CA's revocation list, to be copied to every node.
 pub const CA_CRL: &str = "ca.crl";
+/// During a rotation, the key of the new CA until it signs.
+pub(crate) const NEXT_KEY: &str = "ca-next.key";
+/// During a rotation, the key of the old CA once the new one signs; it still signs its CRL.
+pub(crate) const OLD_KEY: &str = "ca-old.key";
 
 /// What a new CA is to be like.
 #[derive(Default)]
@@ -77,25 +88,30 @@ impl NewNode {
     }
 }
 
-/// A certificate that was made, and where it lies.
-#[derive(Debug, Clone)]
-pub struct NewCertificate {
-    /// What it says.
-    pub certificate: Certificate,
-    /// Its file.
-    pub certificate_path: PathBuf,
-    /// The file of its key, if the key was made here.
-    pub key_path: Option<PathBuf>,
-    /// Whether it had to end with its CA, earlier than asked.
-    pub cut_short: bool,
-}
-
-/// A CA, with its key in memory.
+/// The CA of a directory, with its key in memory; during a rotation, both.
 pub struct Authority {
     directory: PathBuf,
+    /// The one that signs certificates.
+    signing: Ca,
+    /// The other one of a rotation: the next, or the old.
+    other: Option<Ca>,
+    /// Every certificate of ca.crt, those of a rotation and any that somebody put there.
+    bundle: Vec<Encoded>,
+    passphrase: Option<Passphrase>,
+    seen: Seen,
+}
+
+/// One CA and its key.
+pub(crate) struct Ca {
     der: CertificateDer<'static>,
     certificate: Certificate,
     key: Zeroizing<KeyPair>,
+}
+
+/// The files that say which CA signs, as they were when it was opened.
+struct Seen {
+    key: Zeroizing<Vec<u8>>,
+    bundle: Zeroizing<Vec<u8>>,
 }
 
 impl Authority {
@@ -110,32 +126,27 @@ impl Authority {
         let [certificate_path, key_path, crl_path] =
             [CA_CERTIFICATE, CA_KEY, CA_CRL].map(|name| directory.join(name));
         store::refuse_existing([&*key_path, &*certificate_path, &*crl_path], existing)?;
-        let now = Date::now();
-        let name = match &new.name {
-            Some(name) => name.clone(),
-            None => unique_name()?,
-        };
-        let key = key::generate(new.key_algorithm)?;
-        let params = profile::ca(&name, new.period.ends(now, CA_DAYS)?)?;
-        let signed = params
-            .self_signed(&*key)
-            .map_err(|error| cannot_sign(&error))?;
-        let certificate = Certificate::parse(signed.der()).map_err(|error| cannot_sign(&error))?;
-        let authority = Self {
-            directory: directory.to_owned(),
-            der: signed.der().clone(),
-            certificate,
-            key,
-        };
+        let (ca, certificate_pem) = Ca::create(new)?;
+        let pem = key::to_pem(&ca.key, new.passphrase.as_ref())?;
         ledger.add(vec![Entry {
             event: Event::Authority,
-            at: now,
-            ca: authority.id(),
+            at: Date::now(),
+            ca: ca.id(),
             crl: 1,
-            certificate: Some(record(&authority.certificate, &name)),
+            certificate: Some(ca.record()),
         }])?;
-        let pem = key::to_pem(&authority.key, new.passphrase.as_ref())?;
-        let (certificate_pem, crl) = (signed.pem(), authority.signed_crl(&ledger, 1, None)?);
+        let authority = Self {
+            directory: directory.to_owned(),
+            bundle: vec![(ca.certificate.clone(), ca.der.clone())],
+            signing: ca,
+            other: None,
+            passphrase: new.passphrase.clone(),
+            seen: Seen {
+                key: Zeroizing::new(pem.as_bytes().to_vec()),
+                bundle: Zeroizing::new(certificate_pem.clone().into_bytes()),
+            },
+        };
+        let crl = authority.signed_crls(&ledger, None)?;
         let files = [
             NewFile {
                 path: key_path,
@@ -157,7 +168,8 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Opens the CA of this directory; the passphrase is asked for only if its key has one.
+    /// Opens the CA of this directory; the passphrase is asked for only if its key has one, and once: during a
+    /// rotation both keys have the same.
     pub fn open(
         directory: &Path,
         passphrase: impl FnOnce() -> Result<Passphrase, Failure>,
@@ -170,38 +182,53 @@ impl Authority {
                 "`certs-tool ca init` makes one; --dir says where it is",
             ));
         }
-        let key = key::from_bytes(&store::read_secret(&key_path)?, &key_path, passphrase)?;
-        let bundle = store::read(&certificate_path)?;
-        for der in CertificateDer::pem_slice_iter(&bundle) {
-            let der = der.map_err(|error| unreadable(&certificate_path, &error))?;
-            let (_, x509) = X509Certificate::from_der(&der)
-                .map_err(|error| unreadable(&certificate_path, &error))?;
-            // During a rotation the file holds two CAs; this one signs.
-            if x509.public_key().subject_public_key.data.as_ref() == key.der_bytes() {
-                let certificate = Certificate::parse(&der)
-                    .map_err(|error| unreadable(&certificate_path, &error))?;
-                return Ok(Self {
-                    directory: directory.to_owned(),
-                    der,
-                    certificate,
-                    key,
-                });
+        let (mut ask, mut given) = (Some(passphrase), None);
+        let mut ask_once = || -> Result<Passphrase, Failure> {
+            if let Some(ask) = ask.take() {
+                given = Some(ask()?);
+            }
+            let none = || Failure::new("no passphrase was given", "", "run the command again");
+            given.clone().ok_or_else(none)
+        };
+        let seen = Seen {
+            key: store::read_secret(&key_path)?,
+            bundle: store::read(&certificate_path)?,
+        };
+        let bundle = read_bundle(&seen.bundle, &certificate_path)?;
+        let key = key::from_bytes(&seen.key, &key_path, &mut ask_once)?;
+        let Some(signing) = Ca::of(&bundle, key) else {
+            return Err(Failure::new(
+                format!(
+                    "{} does not belong to {}",
+                    key_path.display(),
+                    certificate_path.display()
+                ),
+                "no certificate in the one holds the key of the other",
+                "put a backup of both in their place",
+            ));
+        };
+        let mut other = None;
+        for path in [NEXT_KEY, OLD_KEY].map(|name| directory.join(name)) {
+            // With one CA in the bundle, what lies there is left of a rotation that is over.
+            if bundle.len() > 1 && path.exists() {
+                let key = key::from_bytes(&store::read_secret(&path)?, &path, &mut ask_once)?;
+                let found = Ca::of(&bundle, key).filter(|ca| ca.der != signing.der);
+                other = other.or(found);
             }
         }
-        Err(Failure::new(
-            format!(
-                "{} does not belong to {}",
-                key_path.display(),
-                certificate_path.display()
-            ),
-            "no certificate in the one holds the key of the other",
-            "put a backup of both in their place",
-        ))
+        Ok(Self {
+            directory: directory.to_owned(),
+            signing,
+            other,
+            bundle,
+            passphrase: given,
+            seen,
+        })
     }
 
-    /// The CA's certificate.
+    /// The certificate of the CA that signs.
     pub fn certificate(&self) -> &Certificate {
-        &self.certificate
+        &self.signing.certificate
     }
 
     /// The CA's directory.
@@ -209,118 +236,106 @@ impl Authority {
         &self.directory
     }
 
-    /// Makes a key and a certificate, `NAME.key` and `NAME.crt` in `out`.
-    pub fn issue(
-        &self,
-        node: &NewNode,
-        out: &Path,
-        existing: Existing,
-    ) -> Result<NewCertificate, Failure> {
-        let [certificate_path, key_path] =
-            ["crt", "key"].map(|end| out.join(format!("{}.{end}", node.name)));
-        store::make_directory(out)?;
-        store::refuse_existing([&*certificate_path, &*key_path], existing)?;
-        let key = key::generate(node.key_algorithm)?;
-        let pem = key::to_pem(&key, None)?;
-        let key_file = NewFile {
-            path: key_path.clone(),
-            content: pem.as_bytes(),
-            readers: Readers::Owner,
-        };
-        let made = self.certify(
-            node,
-            &*key,
-            Event::Issued,
-            certificate_path,
-            Some(key_file),
-            existing,
-        )?;
-        Ok(NewCertificate {
-            key_path: Some(key_path),
-            ..made
-        })
+    /// The passphrase that opened it, if there is one on its key.
+    pub(crate) fn passphrase(&self) -> Option<&Passphrase> {
+        self.passphrase.as_ref()
     }
 
-    /// Makes a certificate, `NAME.crt` in `out`, for the key of a request. Nothing but the key is taken from it.
-    pub fn sign(
-        &self,
-        request: &Request,
-        node: &NewNode,
-        out: &Path,
-        existing: Existing,
-    ) -> Result<NewCertificate, Failure> {
-        let certificate_path = out.join(format!("{}.crt", node.name));
-        store::make_directory(out)?;
-        store::refuse_existing([&*certificate_path], existing)?;
-        self.certify(
-            node,
-            request.public_key(),
-            Event::Signed,
-            certificate_path,
-            None,
-            existing,
-        )
+    /// The signature of these bytes with its key.
+    pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+        let signature = self.signing.key.sign(bytes);
+        signature.map_err(|error| cannot_sign(&error))
     }
 
-    fn certify(
-        &self,
-        node: &NewNode,
-        public_key: &impl PublicKeyData,
-        event: Event,
-        path: PathBuf,
-        key_file: Option<NewFile<'_>>,
-        existing: Existing,
-    ) -> Result<NewCertificate, Failure> {
-        let now = Date::now();
-        let (begin, wanted_end) = node.period.ends(now, NODE_DAYS)?;
-        let ca_end = Date::from_unix(self.certificate.not_after());
-        let end = wanted_end.min(ca_end);
-        if end <= begin {
+    /// Waits until nobody else changes this directory; fails if somebody has changed the CA since it was opened, for
+    /// instance has gone on with a rotation, so that an old key never signs by mistake.
+    fn lock(&self) -> Result<LockedLedger, Failure> {
+        let ledger = LockedLedger::open(&self.directory)?;
+        let key = store::read_secret(&self.directory.join(CA_KEY))?;
+        let bundle = store::read(&self.directory.join(CA_CERTIFICATE))?;
+        if key != self.seen.key || bundle != self.seen.bundle {
             return Err(Failure::new(
-                format!("the CA ends on {ca_end}, before this certificate would begin"),
-                "what it signs is worth nothing after that",
-                "`certs-tool ca init` in another directory makes a new CA",
+                format!(
+                    "the CA in {} has just been changed",
+                    self.directory.display()
+                ),
+                "another run has replaced it or gone on with its rotation",
+                "run the command again",
             ));
         }
-        let params = profile::node(&node.name, &node.all_names(), (begin, end))?;
+        Ok(ledger)
+    }
+
+    fn cas(&self) -> impl Iterator<Item = &Ca> {
+        [&self.signing].into_iter().chain(&self.other)
+    }
+
+    /// Enters these events, and with them a new CRL number for each CA.
+    fn enter(
+        &self,
+        ledger: &mut LockedLedger,
+        events: Vec<(Event, String, Option<Record>)>,
+    ) -> Result<(), Failure> {
+        let at = Date::now();
+        let mut entries = Vec::new();
+        for ca in self.cas() {
+            let (id, crl) = (ca.id(), self.next_crl_number(ledger, ca));
+            if events.iter().all(|(_, of, _)| *of != id) {
+                let (event, ca, certificate) = (Event::Crl, id.clone(), None);
+                entries.push(Entry {
+                    event,
+                    at,
+                    ca,
+                    crl,
+                    certificate,
+                });
+            }
+            for (event, _, certificate) in events.iter().filter(|(_, of, _)| *of == id) {
+                entries.push(Entry {
+                    event: *event,
+                    at,
+                    ca: id.clone(),
+                    crl,
+                    certificate: certificate.clone(),
+                });
+            }
+        }
+        ledger.add(entries)
+    }
+}
+
+impl Ca {
+    /// Makes one, and its certificate as PEM.
+    fn create(new: &NewAuthority) -> Result<(Self, String), Failure> {
+        let name = match &new.name {
+            Some(name) => name.clone(),
+            None => unique_name()?,
+        };
+        let key = key::generate(new.key_algorithm)?;
+        let params = profile::ca(&name, new.period.ends(Date::now(), CA_DAYS)?)?;
         let signed = params
-            .signed_by(public_key, &self.issuer()?)
+            .self_signed(&*key)
             .map_err(|error| cannot_sign(&error))?;
         let certificate = Certificate::parse(signed.der()).map_err(|error| cannot_sign(&error))?;
-        if !certificate.is_issued_by(&self.certificate) {
-            return Err(cannot_sign(
-                &"the CA's name cannot be reproduced byte by byte",
-            ));
-        }
-        // What the proxy would refuse at any time: a key too weak, say, of a request.
-        let mut faults = faults(&certificate, Use::Node, begin.unix()).into_iter();
-        if let Some(fault) = faults.find(|fault| !fault.is_warning()) {
-            return Err(cannot_sign(&fault));
-        }
-        let mut ledger = LockedLedger::open(&self.directory)?;
-        let crl = self.next_crl_number(&ledger);
-        let record = record(&certificate, node.name.as_str());
-        ledger.add(vec![Entry {
-            event,
-            at: now,
-            ca: self.id(),
-            crl,
-            certificate: Some(record),
-        }])?;
-        let pem = signed.pem();
-        let file = NewFile {
-            path: path.clone(),
-            content: pem.as_bytes(),
-            readers: Readers::Everybody,
-        };
-        let files: Vec<NewFile<'_>> = key_file.into_iter().chain([file]).collect();
-        store::write_all(&files, existing)?;
-        self.write_crl(&ledger, crl, None)?;
-        Ok(NewCertificate {
+        let ca = Self {
+            der: signed.der().clone(),
             certificate,
-            certificate_path: path,
-            key_path: None,
-            cut_short: end < wanted_end,
+            key,
+        };
+        Ok((ca, signed.pem()))
+    }
+
+    /// The CA of the bundle that holds this key.
+    pub(crate) fn of(bundle: &[Encoded], key: Zeroizing<KeyPair>) -> Option<Self> {
+        let (certificate, der) = bundle.iter().find(|(_, der)| {
+            X509Certificate::from_der(der).is_ok_and(|(_, x509)| {
+                x509.public_key().subject_public_key.data.as_ref() == key.der_bytes()
+            })
+        })?;
+        Some(Self {
+            der: der.clone(),
+            certificate: certificate.clone(),
+            key,
         })
     }
 
@@ -328,13 +343,46 @@ impl Authority {
         Issuer::from_ca_cert_der(&self.der, &*self.key).map_err(|error| cannot_sign(&error))
     }
 
-    /// What the ledger calls it: the identifier of its key, else its fingerprint.
-    fn id(&self) -> String {
-        match self.certificate.subject_key_id() {
-            Some(id) => id.iter().map(|byte| format!("{byte:02x}")).collect(),
-            None => self.certificate.fingerprint().to_string(),
-        }
+    pub(crate) fn id(&self) -> String {
+        id(&self.certificate)
     }
+
+    pub(crate) fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    pub(crate) fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// Its key as PEM, without a passphrase.
+    pub(crate) fn key_pem(&self) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let pem = key::to_pem(&self.key, None)?;
+        Ok(Zeroizing::new(pem.as_bytes().to_vec()))
+    }
+
+    fn record(&self) -> Record {
+        let name = self.certificate.identity().common_name();
+        record(&self.certificate, name.unwrap_or_default())
+    }
+}
+
+/// What the ledger calls a CA: the identifier of its key, else its fingerprint.
+pub(crate) fn id(certificate: &Certificate) -> String {
+    match certificate.subject_key_id() {
+        Some(id) => id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        None => certificate.fingerprint().to_string(),
+    }
+}
+
+/// Every certificate of a CA file; `path` is for the words only.
+pub(crate) fn read_bundle(pem: &[u8], path: &Path) -> Result<Vec<Encoded>, Failure> {
+    let certificates = CertificateDer::pem_slice_iter(pem).map(|der| {
+        let der = der.map_err(|error| unreadable(path, &error))?;
+        let certificate = Certificate::parse(&der).map_err(|error| unreadable(path, &error))?;
+        Ok((certificate, der))
+    });
+    certificates.collect()
 }
 
 fn record(certificate: &Certificate, name: &str) -> Record {

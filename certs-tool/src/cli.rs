@@ -1,13 +1,20 @@
 //! Arguments, and nothing else.
 
+mod ca;
+mod look;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::authority::{KeyChoice, Renewal};
 use crate::key::PassphraseSource;
 use crate::profile::{AltName, KeyAlgorithm, NodeName, Period};
 use crate::report::Date;
 use crate::store::Existing;
+
+pub use ca::{CaBackup, CaCommand, CaInit, CaRestore, CaRotate, RotateCommand, RotateStart};
+pub use look::{Inspect, List, Negotiation, Purpose, Verify};
 
 /// CA and certificates for pgtlsproxy
 #[derive(Debug, Parser)]
@@ -55,63 +62,18 @@ pub enum Command {
     Request(Request),
     /// Make a certificate for a request: NAME.crt
     Sign(Sign),
-    /// Revoke what was issued under a name, or one serial number
+    /// Make the next certificate of a node, if it is due
+    Renew(Renew),
+    /// Revoke what was issued under a name, one serial number, or one certificate
     Revoke(Revoke),
     /// Sign the revocation list anew
     Crl(Crl),
     /// Show what was issued, and what became of it
     List(List),
-    /// Show what is in a file, of whatever origin, and what is wrong with it for our use
+    /// Show what is in a file, or what a server presents, and what is wrong with it for our use
     Inspect(Inspect),
     /// Say whether the proxy would take a certificate: exit status 0 if so, 1 if not
     Verify(Verify),
-}
-
-/// What can be done with the CA itself.
-#[derive(Debug, Subcommand)]
-pub enum CaCommand {
-    /// Make a CA: ca.crt, ca.key and ca.crl
-    Init(CaInit),
-}
-
-/// `ca init`
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  certs-tool ca init --passphrase")]
-pub struct CaInit {
-    /// The CA's name [default: `pgtlsproxy CA` and 8 random digits]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// The kind of key
-    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
-    pub key_alg: KeyAlgorithm,
-    /// Ask for a passphrase to lie on the CA's key
-    #[arg(long, group = "source")]
-    passphrase: bool,
-    #[command(flatten)]
-    given: GivenPassphrase,
-    #[command(flatten)]
-    period: PeriodArguments,
-    #[command(flatten)]
-    force: Force,
-}
-
-impl CaInit {
-    /// Where the passphrase comes from, if there is to be one.
-    pub fn passphrase(&self) -> Option<PassphraseSource> {
-        self.given
-            .source()
-            .or_else(|| self.passphrase.then_some(PassphraseSource::Prompt))
-    }
-
-    /// How long it lives.
-    pub fn period(&self) -> Period {
-        self.period.period()
-    }
-
-    /// What to do with a CA that exists.
-    pub fn existing(&self) -> Existing {
-        self.force.existing()
-    }
 }
 
 /// `issue`
@@ -159,7 +121,9 @@ impl Issue {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example, on the node; then NAME.csr goes to the CA's host:
-  certs-tool request db2 --san db2.example.com --out /etc/pgtlsproxy"
+  certs-tool request db2 --san db2.example.com --out /etc/pgtlsproxy
+As one pipe:
+  certs-tool request db2 --out . --stdout | ssh CA_HOST certs-tool sign - --name db2 --san db2.example.com --stdout > db2.crt"
 )]
 pub struct Request {
     /// The node: its common name and the name of its files
@@ -169,6 +133,9 @@ pub struct Request {
     /// Where to write NAME.key and NAME.csr [default: the CA's directory]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Write the request to standard output, and only the key into a file
+    #[arg(long)]
+    pub stdout: bool,
     /// The kind of key
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub key_alg: KeyAlgorithm,
@@ -201,6 +168,9 @@ pub struct Sign {
     /// Where to write NAME.crt [default: the CA's directory]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Write the certificate to standard output, and into no file
+    #[arg(long, conflicts_with = "out")]
+    pub stdout: bool,
     #[command(flatten)]
     period: PeriodArguments,
     #[command(flatten)]
@@ -226,12 +196,62 @@ impl Sign {
     }
 }
 
+/// `renew`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example, for cron: it does something once two thirds of a certificate's life are over
+  certs-tool renew --all
+The names stay as they were, the key is new. A certificate that was made for a request is asked for again, or keeps its
+key (--reuse-key). Its term is that of the one before."
+)]
+pub struct Renew {
+    /// The nodes
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    pub names: Vec<NodeName>,
+    /// Every node whose last certificate is not revoked
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
+    /// A new certificate for the old key
+    #[arg(long)]
+    reuse_key: bool,
+    /// Also if more than a third of its life is left
+    #[arg(long)]
+    force: bool,
+    /// Where NAME.crt and NAME.key lie [default: the CA's directory]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    period: PeriodArguments,
+    #[command(flatten)]
+    given: GivenPassphrase,
+}
+
+impl Renew {
+    /// How to renew.
+    pub fn renewal(&self) -> Renewal {
+        Renewal {
+            key: if self.reuse_key {
+                KeyChoice::Same
+            } else {
+                KeyChoice::New
+            },
+            force: self.force,
+            period: self.period.period(),
+        }
+    }
+
+    /// Where the passphrase of the CA's key comes from.
+    pub fn passphrase(&self) -> PassphraseSource {
+        self.given.source_or_prompt()
+    }
+}
+
 /// `revoke`
 #[derive(Debug, Args)]
 #[command(after_help = "Example, everything that db2 ever got:\n  certs-tool revoke db2")]
 pub struct Revoke {
-    /// The node's name (all its certificates), or one serial number
-    #[arg(value_name = "NAME|SERIAL")]
+    /// The node's name (all its certificates), one serial number, or the file of one certificate
+    #[arg(value_name = "NAME|SERIAL|FILE")]
     pub which: String,
     #[command(flatten)]
     given: GivenPassphrase,
@@ -260,67 +280,6 @@ impl Crl {
     pub fn passphrase(&self) -> PassphraseSource {
         self.given.source_or_prompt()
     }
-}
-
-/// `list`
-#[derive(Debug, Args)]
-#[command(after_help = "Example, the nodes whose certificate is valid:
-  certs-tool list --json | jq -r '.[] | select(.state == \"valid\") | .name'")]
-pub struct List {
-    /// For programs
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `inspect`
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  certs-tool inspect /etc/ssl/certs/ssl-cert-snakeoil.pem")]
-pub struct Inspect {
-    /// Certificates, CRLs, requests in PEM or DER; `-` for standard input
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// What it is to be used for [default: as it looks]
-    #[arg(long = "as", value_enum, value_name = "USE")]
-    pub purpose: Option<Purpose>,
-    /// For programs
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What a certificate is to be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Purpose {
-    /// A node of ours: TLS server and client
-    Node,
-    /// An entry of the CA file
-    Ca,
-    /// PostgreSQL's own ssl_cert_file
-    Postgres,
-}
-
-/// `verify`
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  certs-tool verify db1.crt --key db1.key --ca ca.crt --crl ca.crl --peer-name db1.example.com")]
-pub struct Verify {
-    /// The certificate, then its intermediates
-    #[arg(value_name = "CERT")]
-    pub certificate: PathBuf,
-    /// Its key, to see whether it belongs to it
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
-    /// The CA file
-    #[arg(long, value_name = "FILE")]
-    pub ca: PathBuf,
-    /// The CRL file; without it nothing is known of revocation
-    #[arg(long, value_name = "FILE")]
-    pub crl: Option<PathBuf>,
-    /// The host name or address by which a peer connects to it
-    #[arg(long, value_name = "NAME")]
-    pub peer_name: Option<String>,
-    /// For programs
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Subject alternative names.

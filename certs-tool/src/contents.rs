@@ -41,6 +41,12 @@ pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Item>, Failure> {
     Ok(items)
 }
 
+/// Some DER as PEM.
+pub(crate) fn to_pem(label: &str, der: &[u8]) -> Result<String, Failure> {
+    pkcs8::der::pem::encode_string(label, pkcs8::LineEnding::LF, der)
+        .map_err(|error| Failure::new(format!("cannot encode a {label}"), error.to_string(), ""))
+}
+
 fn parse_pem(bytes: &[u8], path: &Path) -> Result<Vec<Item>, Failure> {
     let mut items = Vec::new();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {

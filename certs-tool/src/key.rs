@@ -32,6 +32,7 @@ pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 /// A passphrase, wiped when dropped.
+#[derive(Clone)]
 pub struct Passphrase(Zeroizing<Vec<u8>>);
 
 impl Passphrase {
@@ -174,6 +175,12 @@ pub(crate) fn to_pem(
     pem.map_err(|error| failed(error.to_string()))
 }
 
+/// Whether a passphrase lies on this key.
+pub(crate) fn is_encrypted(bytes: &[u8]) -> bool {
+    let mark = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
+    bytes.windows(mark.len()).any(|window| window == mark)
+}
+
 /// Reads a key in PEM (PKCS#8, PKCS#1, SEC1, or encrypted PKCS#8) or DER; a passphrase is asked for only if there is one on it.
 pub(crate) fn from_bytes(
     bytes: &[u8],
@@ -188,7 +195,7 @@ pub(crate) fn from_bytes(
         )
     };
     let text = std::str::from_utf8(bytes).unwrap_or_default();
-    if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+    if is_encrypted(bytes) {
         let (_, document) =
             SecretDocument::from_pem(text).map_err(|error| unreadable(error.to_string()))?;
         let encrypted: EncryptedPrivateKeyInfoRef<'_> = document

@@ -50,6 +50,8 @@ pub enum Event {
     Revoked,
     /// The CRL was written anew.
     Crl,
+    /// The CA was dropped: from now on no node shall trust it.
+    Dropped,
 }
 
 /// What the ledger keeps of a certificate.
@@ -77,8 +79,20 @@ pub struct Issued {
     pub record: Record,
     /// The CA that signed it.
     pub ca: String,
+    /// How: with a key made here, or for a request.
+    #[serde(skip)]
+    pub event: Event,
     /// When it was revoked.
     pub revoked: Option<Date>,
+    /// When its CA was dropped.
+    pub dropped: Option<Date>,
+}
+
+impl Issued {
+    /// Whether a peer could take it: its time is not over, it is not revoked, its CA not dropped.
+    pub fn counts(&self, now: Date) -> bool {
+        self.revoked.is_none() && self.dropped.is_none() && now <= self.record.not_after
+    }
 }
 
 /// The ledger, as it was when it was read.
@@ -103,6 +117,14 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             _ => store::read(&path)?,
         };
+        Self::parse(&bytes, damaged)
+    }
+
+    /// Reads a ledger from bytes; `damaged` words what is wrong with a line.
+    pub(crate) fn parse(
+        bytes: &[u8],
+        damaged: impl Fn(usize, String) -> Failure,
+    ) -> Result<Self, Failure> {
         let text =
             String::from_utf8(bytes.to_vec()).map_err(|error| damaged(0, error.to_string()))?;
         let mut entries = Vec::new();
@@ -132,10 +154,48 @@ impl Ledger {
             Some(Issued {
                 record,
                 ca: entry.ca.clone(),
+                event: entry.event,
                 revoked,
+                dropped: self.dropped(&entry.ca),
             })
         });
         with_state.collect()
+    }
+
+    /// The last certificate of each node, in the order of the nodes' first ones.
+    pub fn newest(&self) -> Vec<Issued> {
+        newest_of(self.issued())
+    }
+
+    /// When this CA was dropped, if it was.
+    pub(crate) fn dropped(&self, ca: &str) -> Option<Date> {
+        let dropped = self
+            .entries
+            .iter()
+            .find(|entry| entry.event == Event::Dropped && entry.ca == ca);
+        dropped.map(|entry| entry.at)
+    }
+
+    /// How many CAs were made before this one; `None` for one that is not in it.
+    pub(crate) fn age_of_authority(&self, ca: &str) -> Option<usize> {
+        self.entries
+            .iter()
+            .filter(|entry| entry.event == Event::Authority)
+            .position(|entry| entry.ca == ca)
+    }
+
+    /// The serial numbers that this CA has revoked, each with its moment.
+    pub(crate) fn revoked_by(&self, ca: &str) -> Vec<(&str, Date)> {
+        let mut revoked: Vec<(&str, Date)> = Vec::new();
+        for entry in &self.entries {
+            if let (Event::Revoked, Some(record)) = (entry.event, &entry.certificate)
+                && entry.ca == ca
+                && !revoked.iter().any(|(serial, _)| *serial == record.serial)
+            {
+                revoked.push((&record.serial, entry.at));
+            }
+        }
+        revoked
     }
 
     fn revocation(&self, ca: &str, serial: &str) -> Option<Date> {
@@ -158,6 +218,21 @@ impl Ledger {
             .max()
             .unwrap_or(0)
     }
+}
+
+/// The last of each name, in the order of the names' first ones.
+pub(crate) fn newest_of(issued: impl IntoIterator<Item = Issued>) -> Vec<Issued> {
+    let mut newest: Vec<Issued> = Vec::new();
+    for issued in issued {
+        let same = newest
+            .iter_mut()
+            .find(|known| known.record.name == issued.record.name);
+        match same {
+            Some(known) => *known = issued,
+            None => newest.push(issued),
+        }
+    }
+    newest
 }
 
 /// The ledger while nobody else can change it.

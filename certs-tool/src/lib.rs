@@ -6,18 +6,22 @@
 //! - `ledger`: what was issued and revoked
 //! - `key`: private keys and their passphrases
 //! - `request`: what somebody else asks to be signed
+//! - `backup`: a CA in one file
 //! - `contents`: what is in a file of whatever origin
+//! - `live`: what a server presents
 //! - `verify`: what the proxy would say
 //! - `store`: files, their modes, all or nothing
 //! - `report`: dates and failures in words
 //! - `cli`, `commands`: the program
 
 pub mod authority;
+mod backup;
 pub mod cli;
 pub mod commands;
 mod contents;
 pub mod key;
 pub mod ledger;
+mod live;
 pub mod profile;
 pub mod report;
 pub mod request;

@@ -225,6 +225,16 @@ impl Period {
     }
 }
 
+/// For how long a certificate was to live from the moment it was made.
+pub(crate) fn life(begin: Date, end: Date) -> i64 {
+    let whole = end.unix() - begin.unix();
+    if whole > BACKDATED {
+        whole - BACKDATED
+    } else {
+        whole
+    }
+}
+
 /// When a CRL made now begins: as far back as certificates, not before its CA, and in any case before its own end.
 pub(crate) fn crl_begin(now: Date, ca_begin: Date, end: Date) -> Date {
     now.plus(-BACKDATED).max(ca_begin).min(end.plus(-1))

@@ -1,13 +1,16 @@
 //! Files as a CA needs them: whole or not at all, secret from their first instant, never overwritten by surprise.
 //!
 //! A file is written under a temporary name in its own directory, synced, put in its place, and the directory
-//! synced. The mode is set on the open file, so that no umask and no moment in between makes a key readable.
+//! synced. A key's file is made with mode 0600 and gets a wider one only on the open file, so that no umask and no
+//! moment in between makes it readable. What a killed run left under a temporary name, the next one removes.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
 
 use crate::key::random;
@@ -21,7 +24,7 @@ const READ_AT_MOST: u64 = 16 << 20;
 pub enum Existing {
     /// Leave it alone and fail.
     Keep,
-    /// Put the new one in its place.
+    /// Put the new one in its place, with the mode, owner and group of the old one.
     Replace,
 }
 
@@ -62,64 +65,99 @@ fn exists(path: &Path) -> Failure {
     )
 }
 
-/// Writes these files: all are on disk under temporary names before the first is put in its place.
+/// Writes these files: all are on disk under temporary names before the first is put in its place, so that a full disk
+/// or a crash leaves the old ones. Then nothing but their renames follows, in this order: of a key and its certificate
+/// a reader sees the old pair, the new key with the old certificate for as long as one rename takes, the new pair.
 pub(crate) fn write_all(files: &[NewFile<'_>], existing: Existing) -> Result<(), Failure> {
     let mut staged = Vec::new();
     for file in files {
-        staged.push(Staged::new(file).map_err(|error| Failure::file("write", &file.path, &error))?);
+        staged.push(Staged::new(file, existing)?);
     }
+    let mut directories: Vec<PathBuf> = Vec::new();
     for file in staged {
         let path = file.target.clone();
         file.publish(existing).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => exists(&path),
             _ => Failure::file("write", &path, &error),
         })?;
+        let directory = directory_of(&path).to_owned();
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
     }
-    Ok(())
+    directories
+        .iter()
+        .try_for_each(|directory| sync_directory(directory))
 }
 
 /// A file under its temporary name; removed unless it is published.
 struct Staged {
     temporary: PathBuf,
     target: PathBuf,
+    // Locked until it is published: who gets this lock knows that the writer is gone.
+    file: Flock<File>,
 }
 
 impl Staged {
-    fn new(file: &NewFile<'_>) -> io::Result<Self> {
-        let name = file
-            .path
-            .file_name()
-            .ok_or(io::ErrorKind::InvalidInput)?
-            .to_string_lossy();
-        let suffix = u64::from_le_bytes(random()?);
-        let temporary = file
-            .path
-            .with_file_name(format!(".{name}.{suffix:016x}.tmp"));
-        let mode = match file.readers {
-            Readers::Owner => 0o600,
-            Readers::Everybody => 0o644,
+    fn new(new: &NewFile<'_>, existing: Existing) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::file("write", &new.path, &error);
+        remove_remains(&new.path);
+        let staged = Self::create(new).map_err(failed)?;
+        let mut file: &File = &staged.file;
+        let replaced = match existing {
+            Existing::Replace => fs::symlink_metadata(&new.path).ok(),
+            Existing::Keep => None,
         };
-        let mut open = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
-        let staged = Self {
-            temporary,
-            target: file.path.clone(),
-        };
-        if file.readers == Readers::Owner {
+        match replaced.filter(Metadata::is_file) {
+            Some(old) => keep_access(file, &old, new)?,
             // The umask may have taken too much of it, for instance the owner's own right to read.
-            open.set_permissions(Permissions::from_mode(mode))?;
+            None if new.readers == Readers::Owner => file
+                .set_permissions(Permissions::from_mode(0o600))
+                .map_err(failed)?,
+            None => {}
         }
-        open.write_all(file.content)?;
-        open.sync_all()?;
+        file.write_all(new.content).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
         Ok(staged)
+    }
+
+    fn create(new: &NewFile<'_>) -> io::Result<Self> {
+        let name = new.path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let name = name.to_string_lossy();
+        loop {
+            let suffix = u64::from_le_bytes(random()?);
+            let temporary = new
+                .path
+                .with_file_name(format!(".{name}.{suffix:016x}.tmp"));
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(match new.readers {
+                    Readers::Owner => 0o600,
+                    Readers::Everybody => 0o644,
+                })
+                .open(&temporary)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                // Between its making and its lock another run may have taken it for remains.
+                Ok(file) if file.metadata()?.nlink() == 1 => {
+                    return Ok(Self {
+                        temporary,
+                        target: new.path.clone(),
+                        file,
+                    });
+                }
+                Ok(_) | Err((_, Errno::EWOULDBLOCK)) => {}
+                Err((_, errno)) => {
+                    let _ = fs::remove_file(&temporary);
+                    return Err(errno.into());
+                }
+            }
+        }
     }
 
     fn publish(self, existing: Existing) -> io::Result<()> {
         match existing {
-            Existing::Replace => fs::rename(&self.temporary, &self.target)?,
+            Existing::Replace => fs::rename(&self.temporary, &self.target),
             // A link refuses an existing name in one step, which a rename cannot.
             Existing::Keep => match fs::hard_link(&self.temporary, &self.target) {
                 Err(error)
@@ -131,12 +169,11 @@ impl Staged {
                     if fs::symlink_metadata(&self.target).is_ok() {
                         return Err(io::ErrorKind::AlreadyExists.into());
                     }
-                    fs::rename(&self.temporary, &self.target)?;
+                    fs::rename(&self.temporary, &self.target)
                 }
-                linked => linked?,
+                linked => linked,
             },
         }
-        sync_directory(&self.target)
     }
 }
 
@@ -147,9 +184,81 @@ impl Drop for Staged {
     }
 }
 
-fn sync_directory(of: &Path) -> io::Result<()> {
-    let parent = of.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
+/// Gives the new file the owner, group and mode of the old one: a service that could read the one can read the other.
+/// A key is never given a wider mode than 0640; the content is written only afterwards.
+fn keep_access(file: &File, old: &Metadata, new: &NewFile<'_>) -> Result<(), Failure> {
+    let failed = |error: io::Error| {
+        Failure::new(
+            format!("cannot keep owner and mode of {}", new.path.display()),
+            error.to_string(),
+            "run it as root, or as the user who owns the file",
+        )
+    };
+    let own = file.metadata().map_err(failed)?;
+    if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
+        fchown(file, Some(old.uid()), Some(old.gid())).map_err(failed)?;
+    }
+    let mode = match (new.readers, old.mode() & 0o777) {
+        (Readers::Everybody, mode) => mode,
+        (Readers::Owner, mode) if mode & !0o640 == 0 => mode,
+        (Readers::Owner, _) => 0o600,
+    };
+    file.set_permissions(Permissions::from_mode(mode))
+        .map_err(failed)
+}
+
+/// Removes what killed runs have left of this file; a run that lives holds the lock of what it writes.
+fn remove_remains(of: &Path) {
+    let Some(name) = of.file_name() else { return };
+    let begin = format!(".{}.", name.to_string_lossy());
+    let Ok(entries) = fs::read_dir(directory_of(of)) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let suffix = name.to_str().and_then(|name| {
+            name.strip_prefix(&begin)?
+                .strip_suffix(".tmp")
+                .filter(|digits| digits.len() == 16)
+        });
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !is_file || suffix.is_none_or(|digits| u64::from_str_radix(digits, 16).is_err()) {
+            continue;
+        }
+        let locked = File::open(entry.path())
+            .ok()
+            .and_then(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).ok());
+        if locked.is_some() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Renames within one directory, for good.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
+    fs::rename(from, to).map_err(|error| Failure::file("write", to, &error))?;
+    sync_directory(directory_of(to))
+}
+
+/// Removes a file, if there is one, for good.
+pub(crate) fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::file("remove", path, &error)),
+        Ok(()) => sync_directory(directory_of(path)),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."))
+}
+
+fn sync_directory(path: &Path) -> Result<(), Failure> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| Failure::file("write", path, &error))
 }
 
 /// Makes a directory and those above it, if need be; nobody else may write into it, whatever the umask.

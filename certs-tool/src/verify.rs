@@ -21,6 +21,8 @@ pub(crate) type Encoded = (Certificate, CertificateDer<'static>);
 
 /// What is to be verified, against what.
 pub(crate) struct Case {
+    /// As what it is to be taken: a node of ours is server and client, PostgreSQL itself a server.
+    pub(crate) purpose: Use,
     pub(crate) leaf: Encoded,
     pub(crate) intermediates: Vec<Encoded>,
     pub(crate) cas: Vec<Encoded>,
@@ -35,7 +37,7 @@ impl Case {
             encoded.iter().map(|(read, _)| read.clone()).collect()
         };
         let cas = read(&self.cas);
-        let mut found: Vec<Fault> = faults(&self.leaf.0, Use::Node, now.unix());
+        let mut found: Vec<Fault> = faults(&self.leaf.0, self.purpose, now.unix());
         found.extend(leads_to(&self.leaf.0, &read(&self.intermediates), &cas));
         found.extend(bundle_faults(&cas, now.unix()));
         if let Some(crls) = &self.crls {
@@ -92,7 +94,11 @@ impl Case {
         let crls: Vec<&CertRevocationList<'_>> = crls.iter().collect();
         let time =
             UnixTime::since_unix_epoch(Duration::from_secs(now.unix().try_into().unwrap_or(0)));
-        for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
+        let mut usages = vec![KeyUsage::server_auth()];
+        if self.purpose == Use::Node {
+            usages.push(KeyUsage::client_auth());
+        }
+        for usage in usages {
             // An expired CRL is a warning of its own, as in the proxy unless it is told to enforce.
             let revocation = RevocationOptionsBuilder::new(&crls).ok();
             let revocation = revocation.map(|options| {
@@ -111,34 +117,39 @@ impl Case {
             )
             .map_err(refuse)?;
         }
-        match &self.peer_name {
-            Some(name) => leaf
-                .verify_is_valid_for_subject_name(name)
-                .map_err(|_| Some(self.wrong_name(name))),
-            None => Ok(()),
-        }
+        let wrong_name = self
+            .peer_name
+            .as_ref()
+            .and_then(|name| name_problem(&self.leaf, name));
+        wrong_name.map_or(Ok(()), |problem| Err(Some(problem)))
     }
+}
 
-    fn wrong_name(&self, wanted: &ServerName<'_>) -> Problem {
-        let identity = self.leaf.0.identity();
-        let ip = identity.ip().iter().map(ToString::to_string);
-        let names: Vec<String> = identity.dns().iter().map(escape).chain(ip).collect();
-        let has = if names.is_empty() {
-            "no host name and no address".to_owned()
-        } else {
-            names.join(", ")
-        };
-        let wanted = wanted.to_str();
-        Problem::new(
-            format!(
-                "the certificate of {} is not for {wanted}: it has {has}",
-                self.leaf.0.subject()
-            ),
-            format!(
-                "connect by a name that it has (server_name), or issue it again with --san {wanted}"
-            ),
-        )
+/// What is wrong if a peer that goes by this name shows this certificate.
+pub(crate) fn name_problem((leaf, der): &Encoded, wanted: &ServerName<'_>) -> Option<Problem> {
+    let is_right = EndEntityCert::try_from(der)
+        .is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(wanted).is_ok());
+    if is_right {
+        return None;
     }
+    let identity = leaf.identity();
+    let ip = identity.ip().iter().map(ToString::to_string);
+    let names: Vec<String> = identity.dns().iter().map(escape).chain(ip).collect();
+    let has = if names.is_empty() {
+        "no host name and no address".to_owned()
+    } else {
+        names.join(", ")
+    };
+    let wanted = wanted.to_str();
+    Some(Problem::new(
+        format!(
+            "the certificate of {} is not for {wanted}: it has {has}",
+            leaf.subject()
+        ),
+        format!(
+            "connect by a name that it has (server_name), or issue it again with --san {wanted}"
+        ),
+    ))
 }
 
 /// Whether the key belongs to the certificate.

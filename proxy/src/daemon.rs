@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::config::{Config, Limits, Source};
 use crate::flood::Flood;
-use crate::logging;
+use crate::health::Health;
 use crate::net::Listener;
 use crate::problem::Problem;
-use crate::reload::{Checked, Reloader, load, log_warnings};
+use crate::reload::{Checked, Reading, Reloader, read};
 use crate::session::{Registry, Shared, shutdown_farewell};
 use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
+use crate::watch::Look;
 use crate::workers::Workers;
+use crate::{lifetime, logging, systemd};
 
 /// Plaintext cancels that may be on their way at once, per tunnel.
 const PLAIN_CANCELS: usize = 4;
@@ -28,9 +30,9 @@ const LAST_SESSIONS: Duration = Duration::from_secs(5);
 
 /// Runs until a signal ends it.
 pub(crate) fn run(source: Source) -> Result<(), Vec<Problem>> {
-    let checked = load(&source)?;
+    let Reading { look, result } = read(&source, None);
+    let checked = result?;
     let level = logging::start(checked.config.log);
-    log_warnings(&checked.warnings);
     let limits = fitting(checked.config.limits, raise_descriptor_limit());
     let no_threads = |error: io::Error| {
         vec![Problem::new(
@@ -46,7 +48,7 @@ pub(crate) fn run(source: Source) -> Result<(), Vec<Problem>> {
         .build()
         .map_err(no_threads)?;
     let workers = Arc::new(Workers::start().map_err(no_threads)?);
-    let ended = runtime.block_on(serve(source, checked, level, limits, workers));
+    let ended = runtime.block_on(serve(source, checked, look, level, limits, workers));
     // What is still under way has had its time.
     runtime.shutdown_background();
     ended
@@ -55,11 +57,14 @@ pub(crate) fn run(source: Source) -> Result<(), Vec<Problem>> {
 async fn serve(
     source: Source,
     checked: Checked,
+    look: Look,
     level: logging::Level,
     limits: Limits,
     workers: Arc<Workers>,
 ) -> Result<(), Vec<Problem>> {
     let mut signals = Signals::new()?;
+    let health = Arc::new(Health::default());
+    health.found(&checked.warnings);
     let registry = Arc::new(Registry::new(limits.sessions));
     let room = Arc::new(WaitingRoom::new(limits.handshakes));
     let listeners = open_listeners(&checked.config)?;
@@ -69,17 +74,25 @@ async fn serve(
         "started"
     );
     let drain = checked.config.timeouts.drain;
-    let (mut reloader, settings) = Reloader::new(source, level, &checked);
+    let (reloader, settings) = Reloader::new(
+        source,
+        level,
+        &checked,
+        look,
+        Arc::clone(&registry),
+        Arc::clone(&health),
+    );
     drop(checked);
     let (close, closing) = watch::channel(false);
     let mut tunnels = Vec::new();
     for (listener, settings) in listeners.into_iter().zip(settings) {
         let tunnel = Tunnel {
             listener,
-            settings,
             shared: Arc::new(Shared {
                 registry: Arc::clone(&registry),
                 flood: Arc::new(Flood::new()),
+                health: Arc::clone(&health),
+                current: settings,
                 plain_cancels: Semaphore::new(PLAIN_CANCELS),
             }),
             room: Arc::clone(&room),
@@ -87,9 +100,19 @@ async fn serve(
         };
         tunnels.push(tokio::spawn(tunnel.run(closing.clone())));
     }
+    tokio::spawn(lifetime::run(
+        reloader.credentials(),
+        Arc::clone(&registry),
+        Arc::clone(&health),
+    ));
+    let reload = Arc::new(Notify::new());
+    tokio::spawn(reloader.run(Arc::clone(&reload)));
+    tokio::spawn(async move { systemd::run(&health).await });
+    systemd::ready();
     while signals.next().await == Asked::Reload {
-        reloader.reload();
+        reload.notify_one();
     }
+    systemd::stopping();
     close.send_replace(true);
     for tunnel in tunnels {
         // It ends at the word, and closes its listener; a panic in it is logged by the runtime.

@@ -6,15 +6,19 @@ mod config; // as written, then as meant
 mod daemon; // starts tunnels and reload; signals; drain
 mod demo; // the main job, shown on this machine
 mod flood; // keeps refused connections from flooding the log
+mod health; // what deserves a look in the running process
+mod lifetime; // warns before certificates end, and ends their sessions where asked
 mod logging; // where the log goes
 mod net; // sockets: listen, dial, options, liveness
 mod problem; // what is wrong before any connection: what, why, what to do
 mod relay; // both directions of a joined session
 mod reload; // checks, then publishes
 mod session; // one connection from accept to close
+mod systemd; // what systemd is told
 mod tls; // the only room that speaks rustls
 mod tunnel; // one listener
 mod waiting; // the handshakes under way, bounded
+mod watch; // what files hold, so that a change is noticed
 mod workers; // the threads that serve connections
 
 use std::process::ExitCode;

@@ -56,6 +56,11 @@ impl Problem {
         }
     }
 
+    /// For the log, where one event is one line.
+    pub(crate) fn one_line(&self) -> String {
+        self.to_string().replace('\n', ";").replace("  ", " ")
+    }
+
     pub(crate) fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }

@@ -1,37 +1,75 @@
-//! Reload: builds the new settings first, then publishes them to the tunnels. What fails changes nothing and says so;
-//! running sessions keep what they started with.
+//! Reload: on SIGHUP, and by itself when a file holds something else than before. Builds the new settings first, then
+//! publishes them to the tunnels, then judges the running sessions by them. What fails changes nothing and says so.
+//! Files are read off the runtime's threads, one read at a time: a network file system may hang.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use protocol::identity::Fingerprint;
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::config::{self, Config, Source};
+use crate::health::Health;
 use crate::logging::Level;
 use crate::problem::Problem;
-use crate::session::Settings;
+use crate::session::{Registry, Settings};
+use crate::systemd;
 use crate::tls::{Credentials, Loaded};
+use crate::watch::Look;
+
+/// Between two looks at the files.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// After a change: two looks, so far apart, that agree end the wait for whoever still writes.
+const SETTLE: Duration = Duration::from_millis(250);
+/// A file that never stands still is read all the same.
+const SETTLED_AT_LAST: Duration = Duration::from_secs(1);
+/// What is wrong with files that were found changed is told when it has stood for so long: key and certificate, or
+/// both halves of a file, seldom come in the same moment.
+const WRONG_FOR: Duration = Duration::from_secs(2);
+/// Files that change all the time and are always wrong are told after so long.
+const WRONG_AT_LAST: Duration = Duration::from_secs(10);
+/// A read that takes longer is told of.
+const HANGS: Duration = Duration::from_secs(10);
 
 /// Everything that a start or a reload needs, read and judged by the same code.
 pub(crate) struct Checked {
     pub(crate) config: Config,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) warnings: Vec<Problem>,
+    /// Warnings that come by the passing of time alone: the daemon asks for them again and again.
+    pub(crate) aging: Vec<Problem>,
 }
 
-/// Reads `source` and the files it names, or says everything that is wrong.
-pub(crate) fn load(source: &Source) -> Result<Checked, Vec<Problem>> {
-    let config = Config::load(source)?;
-    let Loaded {
-        credentials,
-        mut warnings,
-    } = Credentials::load(&config.identity)?;
-    warnings.extend(config.warnings.iter().cloned());
-    Ok(Checked {
-        config,
-        credentials: Arc::new(credentials),
-        warnings,
-    })
+/// What came of reading everything, and what the files held just before.
+pub(crate) struct Reading {
+    pub(crate) look: Look,
+    pub(crate) result: Result<Checked, Vec<Problem>>,
+}
+
+/// Reads `source` and the files it names, or says everything that is wrong. `in_use` is our certificate at a reload.
+pub(crate) fn read(source: &Source, in_use: Option<Fingerprint>) -> Reading {
+    // Looked at before they are read: what changes in between is found changed at the next look.
+    let mut look = Look::at(source.path());
+    let result = Config::load(source).and_then(|config| {
+        let files = Look::at(config.identity.paths());
+        look = look.clone().and(files);
+        let Loaded {
+            credentials,
+            mut warnings,
+            aging,
+        } = Credentials::load(&config.identity, in_use)?;
+        warnings.extend(config.warnings.iter().cloned());
+        Ok(Checked {
+            config,
+            credentials: Arc::new(credentials),
+            warnings,
+            aging,
+        })
+    });
+    Reading { look, result }
 }
 
 /// The only writer of the running tunnels' settings.
@@ -41,11 +79,35 @@ pub(crate) struct Reloader {
     limits: config::Limits,
     format: config::LogFormat,
     tunnels: Vec<Running>,
+    credentials: watch::Sender<Arc<Credentials>>,
+    registry: Arc<Registry>,
+    health: Arc<Health>,
+    /// The files as they were when they were read last.
+    seen: Look,
+    wrong: Option<Wrong>,
 }
 
 struct Running {
     tunnel: config::Tunnel,
+    timeouts: config::Timeouts,
+    records: config::Records,
     settings: watch::Sender<Arc<Settings>>,
+}
+
+/// Files that cannot be taken as they are.
+struct Wrong {
+    problems: Vec<Problem>,
+    /// When the files were first found wrong, and when they became as they are.
+    since: Instant,
+    unchanged_since: Instant,
+    told: bool,
+}
+
+/// What made us read the files again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Signal,
+    Change,
 }
 
 impl Reloader {
@@ -54,44 +116,149 @@ impl Reloader {
         source: Source,
         level: Level,
         checked: &Checked,
+        seen: Look,
+        registry: Arc<Registry>,
+        health: Arc<Health>,
     ) -> (Self, Vec<watch::Receiver<Arc<Settings>>>) {
         let mut receivers = Vec::new();
-        let tunnels = checked
-            .config
+        let config = &checked.config;
+        let tunnels = config
             .tunnels
             .iter()
             .map(|tunnel| {
-                let (settings, receiver) = watch::channel(settings(tunnel, checked));
-                receivers.push(receiver);
-                Running {
+                let running = Running {
                     tunnel: tunnel.clone(),
-                    settings,
-                }
+                    timeouts: config.timeouts,
+                    records: config.records,
+                    settings: watch::Sender::new(Arc::new(Settings::new(
+                        tunnel,
+                        config.timeouts,
+                        config.records,
+                        &checked.credentials,
+                    ))),
+                };
+                receivers.push(running.settings.subscribe());
+                running
             })
             .collect();
         let reloader = Self {
             source,
             level,
-            limits: checked.config.limits,
-            format: checked.config.log.format,
+            limits: config.limits,
+            format: config.log.format,
             tunnels,
+            credentials: watch::Sender::new(Arc::clone(&checked.credentials)),
+            registry,
+            health,
+            seen,
+            wrong: None,
         };
         (reloader, receivers)
     }
 
-    /// Reads everything again. Certificates, CRLs, rules, timeouts, targets and the log level take effect for new
-    /// connections; what needs a restart is named.
-    pub(crate) fn reload(&mut self) {
-        let checked = match load(&self.source) {
-            Ok(checked) => checked,
-            Err(problems) => {
-                for problem in problems {
-                    error!(problem = %one_line(&problem), "reload refused; what worked is kept");
+    /// The credentials of now.
+    pub(crate) fn credentials(&self) -> watch::Receiver<Arc<Credentials>> {
+        self.credentials.subscribe()
+    }
+
+    /// Watches the files, and reads them when `asked`, for as long as the process runs.
+    pub(crate) async fn run(mut self, asked: Arc<Notify>) {
+        loop {
+            tokio::select! {
+                () = asked.notified() => {
+                    systemd::reloading();
+                    self.reload(Cause::Signal).await;
+                    systemd::ready();
                 }
+                () = sleep(LOOK_EVERY) => {
+                    if self.has_changed().await {
+                        self.settled().await;
+                        self.reload(Cause::Change).await;
+                    } else {
+                        self.tell_what_stays_wrong();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look(&self) -> Look {
+        let seen = self.seen.clone();
+        patiently(move || seen.again()).await
+    }
+
+    async fn has_changed(&self) -> bool {
+        self.look().await != self.seen
+    }
+
+    /// Completes when nobody seems to write any more.
+    async fn settled(&self) {
+        let begin = Instant::now();
+        let mut before = self.look().await;
+        while begin.elapsed() < SETTLED_AT_LAST {
+            sleep(SETTLE).await;
+            let now = self.look().await;
+            if now == before {
                 return;
             }
-        };
-        log_warnings(&checked.warnings);
+            before = now;
+        }
+    }
+
+    /// Reads everything again. Certificates, CRLs, rules, timeouts, targets and the log level take effect for new
+    /// connections; running sessions that would not be admitted any more are ended; what needs a restart is named.
+    async fn reload(&mut self, cause: Cause) {
+        let source = self.source.clone();
+        let in_use = self.credentials.borrow().identity().fingerprint();
+        let Reading { look, result } = patiently(move || read(&source, Some(in_use))).await;
+        self.seen = look;
+        match result {
+            Ok(checked) => {
+                self.wrong = None;
+                self.publish(checked).await;
+            }
+            Err(problems) => {
+                let now = Instant::now();
+                let before = self.wrong.take();
+                let same = before
+                    .as_ref()
+                    .is_some_and(|wrong| wrong.problems == problems);
+                self.wrong = Some(Wrong {
+                    problems,
+                    since: before.as_ref().map_or(now, |wrong| wrong.since),
+                    unchanged_since: now,
+                    told: same && before.is_some_and(|wrong| wrong.told),
+                });
+                if cause == Cause::Signal {
+                    self.tell_what_is_wrong();
+                } else {
+                    self.tell_what_stays_wrong();
+                }
+            }
+        }
+    }
+
+    fn tell_what_stays_wrong(&mut self) {
+        if self.wrong.as_ref().is_some_and(|wrong| {
+            !wrong.told
+                && (wrong.unchanged_since.elapsed() >= WRONG_FOR
+                    || wrong.since.elapsed() >= WRONG_AT_LAST)
+        }) {
+            self.tell_what_is_wrong();
+        }
+    }
+
+    fn tell_what_is_wrong(&mut self) {
+        if let Some(wrong) = &mut self.wrong {
+            wrong.told = true;
+            for problem in &wrong.problems {
+                error!(problem = %problem.one_line(), "reload refused; what worked is kept");
+            }
+            self.health.refused(&wrong.problems);
+        }
+    }
+
+    async fn publish(&mut self, checked: Checked) {
         let config = &checked.config;
         if config.limits != self.limits || config.log.format != self.format {
             warn!("limits and log.format take effect at the next restart");
@@ -105,46 +272,97 @@ impl Reloader {
                 warn!(tunnel = new.name, address = %new.listen, "a new or moved listener takes effect at the next restart");
             }
         }
-        for running in &self.tunnels {
+        for running in &mut self.tunnels {
             match config
                 .tunnels
                 .iter()
                 .find(|new| same_place(&running.tunnel, new))
             {
-                Some(new) => {
-                    running.settings.send_replace(settings(new, &checked));
-                }
+                Some(new) => running.take(new, config),
                 None => warn!(
                     tunnel = running.tunnel.name,
                     "this tunnel is no longer configured; it goes on with its last rules until the next restart"
                 ),
             }
+            // Revocation reaches every tunnel, also one that is no longer configured.
+            running.publish(&checked.credentials);
         }
+        self.credentials
+            .send_replace(Arc::clone(&checked.credentials));
         self.level.set(config.log.level);
-        info!(identity = %checked.credentials.identity(), "reloaded");
+        self.health.found(&checked.warnings);
+        self.health.reloaded();
+        let sessions_ended = self.judge_again().await;
+        info!(identity = %checked.credentials.identity(), sessions_ended, "reloaded");
+    }
+
+    /// Ends the sessions that the settings just published do not admit; how many.
+    async fn judge_again(&self) -> usize {
+        let registry = Arc::clone(&self.registry);
+        let settings: Vec<_> = self
+            .tunnels
+            .iter()
+            .map(|running| Arc::clone(&running.settings.borrow()))
+            .collect();
+        let judged = spawn_blocking(move || {
+            let ended = settings
+                .iter()
+                .map(|settings| registry.judge_again(settings));
+            ended.sum()
+        });
+        // A panic in it is logged by the runtime.
+        judged.await.unwrap_or_default()
     }
 }
 
-/// Logs what works and deserves a look.
-pub(crate) fn log_warnings(warnings: &[Problem]) {
-    for warning in warnings {
-        warn!(problem = %one_line(warning), "check");
+impl Running {
+    /// Takes what is configured for it now. It keeps its name, by which its sessions know it.
+    fn take(&mut self, new: &config::Tunnel, config: &Config) {
+        self.tunnel.side = new.side.clone();
+        self.timeouts = config.timeouts;
+        self.records = config.records;
+    }
+
+    fn publish(&self, credentials: &Arc<Credentials>) {
+        self.settings.send_replace(Arc::new(Settings::new(
+            &self.tunnel,
+            self.timeouts,
+            self.records,
+            credentials,
+        )));
     }
 }
 
-fn settings(tunnel: &config::Tunnel, checked: &Checked) -> Arc<Settings> {
-    Arc::new(Settings::new(
-        tunnel,
-        checked.config.timeouts,
-        checked.config.records,
-        &checked.credentials,
-    ))
-}
-
+/// A listener is known by its address: names are numbers where there are several, and change with them. Where the
+/// system chose the port, only the name is left.
 fn same_place(running: &config::Tunnel, new: &config::Tunnel) -> bool {
-    running.name == new.name && running.listen == new.listen
+    let same_side = matches!(
+        (&running.side, &new.side),
+        (config::Side::Server(_), config::Side::Server(_))
+            | (config::Side::Client(_), config::Side::Client(_))
+    );
+    same_side
+        && running.listen == new.listen
+        && (running.name == new.name || !running.listen.is_any_port())
 }
 
-fn one_line(problem: &Problem) -> String {
-    problem.to_string().replace('\n', ";").replace("  ", " ")
+/// Runs what reads files off the runtime's threads, and says so if it hangs.
+async fn patiently<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> T {
+    let mut reading = spawn_blocking(read);
+    let mut told = false;
+    loop {
+        match timeout(HANGS, &mut reading).await {
+            Ok(Ok(value)) => return value,
+            // It never panics; if it did, there would be nothing to go on with.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) if told => {}
+            Err(_) => {
+                told = true;
+                warn!(
+                    "[R01] reading configuration and certificates takes more than {} s; until it is over no change is noticed: look at the file system they are on",
+                    HANGS.as_secs()
+                );
+            }
+        }
+    }
 }

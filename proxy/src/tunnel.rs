@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::net::Listener;
-use crate::session::{self, Accepted, Settings, Shared};
+use crate::session::{self, Accepted, Shared};
 use crate::waiting::WaitingRoom;
 use crate::workers::Workers;
 
@@ -19,7 +19,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A listener with all that its sessions need.
 pub(crate) struct Tunnel {
     pub(crate) listener: Listener,
-    pub(crate) settings: watch::Receiver<Arc<Settings>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) room: Arc<WaitingRoom>,
     pub(crate) workers: Arc<Workers>,
@@ -28,7 +27,7 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Accepts until `closing` becomes true; then the listener is closed. Sessions go on by themselves.
     pub(crate) async fn run(self, mut closing: watch::Receiver<bool>) {
-        let name = Arc::clone(&self.settings.borrow().name);
+        let name = Arc::clone(&self.shared.current.borrow().name);
         let address = self.listener.address();
         info!(tunnel = &*name, address, "listening");
         loop {
@@ -42,7 +41,7 @@ impl Tunnel {
                         stream,
                         peer,
                         slot: self.room.enter(),
-                        settings: Arc::clone(&self.settings.borrow()),
+                        settings: Arc::clone(&self.shared.current.borrow()),
                         shared: Arc::clone(&self.shared),
                     };
                     self.serve(accepted);

@@ -34,6 +34,13 @@ impl Scratch {
     }
 }
 
+/// Puts a file in place as a deployment does: whole, by a rename.
+pub fn put(contents: impl AsRef<[u8]>, to: &Path) {
+    let new = to.with_extension("tmp");
+    fs::write(&new, contents).unwrap();
+    fs::rename(new, to).unwrap();
+}
+
 /// Hands a file to the user that PostgreSQL runs as, where that is another one.
 pub(crate) fn give_to_postgres(path: &Path) {
     if let Some(user) = postgres_user() {

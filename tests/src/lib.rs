@@ -22,7 +22,7 @@ pub mod tunnel;
 pub mod wait;
 pub mod wire;
 
-pub use files::{Scratch, reserve_port};
+pub use files::{Scratch, put, reserve_port};
 pub use link::Link;
 pub use log::{Log, Mark};
 pub use netns::Namespaces;

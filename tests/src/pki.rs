@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -117,6 +118,27 @@ impl Pki {
             arguments.extend(["--san", san]);
         }
         self.certs_tool(&arguments).unwrap();
+        self.identity(name)
+    }
+
+    /// As [`Pki::issue`], valid from and until these moments, in seconds from now.
+    pub fn issue_for_seconds(&self, name: &str, from: i64, until: i64) -> Identity {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let at = |seconds: i64| format!("@{}", now.as_secs() as i64 + seconds);
+        let (not_before, not_after) = (at(from), at(until));
+        let san = format!("{name}.test");
+        let arguments = [
+            &[
+                "issue",
+                name,
+                "--force",
+                "--out",
+                self.dir.path().to_str().unwrap(),
+            ][..],
+            &["--san", &san, "--san", "localhost", "--san", "127.0.0.1"],
+            &["--not-before", &not_before, "--not-after", &not_after],
+        ];
+        self.certs_tool(&arguments.concat()).unwrap();
         self.identity(name)
     }
 
@@ -234,6 +256,11 @@ impl Identity {
             fs::copy(from, &new).unwrap();
             fs::rename(new, to).unwrap();
         }
+    }
+
+    /// A copy of the files in a directory that this test may change.
+    pub fn copied_to(&self, dir: &Path) -> Self {
+        self.copy_to(dir)
     }
 
     /// The options of libpq for this identity.

@@ -32,6 +32,14 @@ impl Sidecar {
         Self::start(name, dir, mortal(pgtlsproxy(), "KILL"), config)
     }
 
+    /// As [`Sidecar::run`], with this in its environment, as systemd would start it.
+    #[track_caller]
+    pub fn run_with_env(name: &str, config: &str, env: &[(&str, &str)]) -> Self {
+        let mut command = mortal(pgtlsproxy(), "KILL");
+        command.envs(env.iter().copied());
+        Self::start(name, Scratch::new(name), command, config)
+    }
+
     /// As [`Sidecar::run`], inside a network namespace.
     #[track_caller]
     pub fn run_in(namespace: &str, name: &str, config: &str) -> Self {
@@ -164,7 +172,7 @@ impl Sidecar {
         self.dir.path()
     }
 
-    /// Replaces its configuration file; it is read at the next [`Sidecar::reload`].
+    /// Replaces its configuration file, which it notices by itself.
     pub fn rewrite(&self, config: &str) {
         let path: PathBuf = self.dir.path().join("pgtlsproxy.toml");
         fs::write(path, with_log_format(config)).unwrap();

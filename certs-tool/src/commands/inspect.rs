@@ -1,4 +1,6 @@
-//! `inspect`: what is in a file, of whatever origin, and what is wrong with it for our use.
+//! `inspect`: what is in a file, of whatever origin, or what a server presents, and what is wrong with it for our use.
+
+mod server;
 
 use std::fmt;
 use std::path::Path;
@@ -17,6 +19,7 @@ use crate::store;
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Shown {
+    Server(server::ShownServer),
     Certificate(Box<ShownCertificate>),
     Crl(ShownCrl),
     Request(ShownRequest),
@@ -70,7 +73,12 @@ struct ShownKey {
 
 pub(super) fn run(arguments: &Inspect) -> Result<(), Failure> {
     let mut shown = Vec::new();
-    for path in &arguments.files {
+    for path in &arguments.what {
+        let is_file = path == Path::new("-") || path.exists();
+        if let Some(address) = server::parse(path).filter(|_| !is_file) {
+            shown.extend(server::inspect(address, arguments)?);
+            continue;
+        }
         for item in contents::parse(&store::read_argument(path)?, path)? {
             shown.push(judge(item, path, arguments.purpose));
         }
@@ -212,6 +220,7 @@ fn of_request(file: String, request: &Request) -> ShownRequest {
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Server(shown) => shown.fmt(f),
             Self::Certificate(shown) => shown.fmt(f),
             Self::Crl(shown) => shown.fmt(f),
             Self::Request(shown) => {

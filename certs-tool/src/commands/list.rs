@@ -27,8 +27,21 @@ pub(super) fn run(directory: &Path, arguments: &List) -> Result<(), Failure> {
         ));
     }
     let now = Date::now();
-    let rows: Vec<Row> = Ledger::read(directory)?
-        .issued()
+    let ledger = Ledger::read(directory)?;
+    let issued = match arguments.expiring {
+        None => ledger.issued(),
+        Some(within) => {
+            let end = now.plus(i64::try_from(within.as_secs()).unwrap_or(i64::MAX));
+            // What has a successor may end in peace.
+            let mut newest = ledger.newest();
+            newest.retain(|issued| {
+                let given_up = issued.revoked.is_some() || issued.dropped.is_some();
+                !given_up && issued.record.not_after <= end
+            });
+            newest
+        }
+    };
+    let rows: Vec<Row> = issued
         .into_iter()
         .map(|issued| Row {
             state: state(&issued, now),
@@ -39,7 +52,13 @@ pub(super) fn run(directory: &Path, arguments: &List) -> Result<(), Failure> {
         return print_json(&rows);
     }
     if rows.is_empty() {
-        eprintln!("Nothing was issued yet.");
+        eprintln!(
+            "{}",
+            match arguments.expiring {
+                None => "Nothing was issued yet.",
+                Some(_) => "Nothing ends within this time.",
+            }
+        );
         return Ok(());
     }
     let width = rows
@@ -71,6 +90,8 @@ pub(super) fn run(directory: &Path, arguments: &List) -> Result<(), Failure> {
 fn state(issued: &Issued, now: Date) -> &'static str {
     if issued.revoked.is_some() {
         "revoked"
+    } else if issued.dropped.is_some() {
+        "ca dropped"
     } else if now > issued.record.not_after {
         "expired"
     } else if now < issued.record.not_before {

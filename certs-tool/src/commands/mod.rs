@@ -1,12 +1,15 @@
 //! One file per command: gather, decide, show.
 
+mod backup;
 mod ca;
 mod crl;
 mod inspect;
 mod issue;
 mod list;
+mod renew;
 mod request;
 mod revoke;
+mod rotate;
 mod sign;
 mod verify;
 
@@ -26,9 +29,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let directory = arguments.directory();
     match arguments.command {
         Command::Ca(CaCommand::Init(init)) => ca::init(&directory, &init)?,
+        Command::Ca(CaCommand::Rotate(rotate)) => rotate::run(&directory, &rotate)?,
+        Command::Ca(CaCommand::Backup(backup)) => backup::backup(&directory, &backup)?,
+        Command::Ca(CaCommand::Restore(restore)) => backup::restore(&directory, &restore)?,
         Command::Issue(issue) => issue::run(&directory, &issue)?,
         Command::Request(request) => request::run(&directory, &request)?,
         Command::Sign(sign) => sign::run(&directory, sign)?,
+        Command::Renew(renew) => return renew::run(&directory, &renew),
         Command::Revoke(revoke) => revoke::run(&directory, &revoke)?,
         Command::Crl(crl) => crl::run(&directory, &crl)?,
         Command::List(list) => list::run(&directory, &list)?,
@@ -50,6 +57,19 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&(text + "\n"))
 }
 
+/// Data of which a part is worth nothing: a reader that has gone away is a failure.
+fn print_whole(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    written.map_err(|error| cannot_print(&error))
+}
+
+fn cannot_print(error: &io::Error) -> Failure {
+    Failure::new("cannot write to standard output", error.to_string(), "")
+}
+
 /// Data, to standard output. A reader that has had enough, as `head`, is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
@@ -57,11 +77,7 @@ fn print(text: &str) -> Result<(), Failure> {
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
-            "cannot write to standard output",
-            error.to_string(),
-            "",
-        )),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_print(&error)),
         _ => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::cli::Request;
+use crate::commands::print_whole;
 use crate::report::Failure;
 use crate::store::{self, NewFile, Readers};
 use crate::{key, profile};
@@ -12,7 +13,10 @@ pub(super) fn run(directory: &Path, arguments: &Request) -> Result<(), Failure> 
     let [key_path, request_path] =
         ["key", "csr"].map(|end| out.join(format!("{}.{end}", arguments.name)));
     store::make_directory(out)?;
-    store::refuse_existing([&*key_path, &*request_path], arguments.existing())?;
+    store::refuse_existing([&*key_path], arguments.existing())?;
+    if !arguments.stdout {
+        store::refuse_existing([&*request_path], arguments.existing())?;
+    }
     let failed =
         |error: rcgen::Error| Failure::new("cannot make the request", error.to_string(), "");
     let key = key::generate(arguments.key_alg)?;
@@ -25,19 +29,23 @@ pub(super) fn run(directory: &Path, arguments: &Request) -> Result<(), Failure> 
         .and_then(|request| request.pem())
         .map_err(failed)?;
     let pem = key::to_pem(&key, None)?;
-    let files = [
-        NewFile {
-            path: key_path.clone(),
-            content: pem.as_bytes(),
-            readers: Readers::Owner,
-        },
-        NewFile {
-            path: request_path.clone(),
-            content: request.as_bytes(),
-            readers: Readers::Everybody,
-        },
-    ];
-    store::write_all(&files, arguments.existing())?;
+    let key_file = NewFile {
+        path: key_path.clone(),
+        content: pem.as_bytes(),
+        readers: Readers::Owner,
+    };
+    if arguments.stdout {
+        store::write_all(&[key_file], arguments.existing())?;
+        eprintln!("Key for {}:", arguments.name);
+        eprintln!("  {}  (secret; stays here)", key_path.display());
+        return print_whole(&request);
+    }
+    let request_file = NewFile {
+        path: request_path.clone(),
+        content: request.as_bytes(),
+        readers: Readers::Everybody,
+    };
+    store::write_all(&[key_file, request_file], arguments.existing())?;
     eprintln!("Request for {}:", arguments.name);
     eprintln!(
         "  {}  (for the CA's host: certs-tool sign)",

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use crate::authority::NewNode;
 use crate::cli::Sign;
-use crate::commands::{open, show_new};
+use crate::commands::{open, print_whole, show_new};
 use crate::profile::KeyAlgorithm;
-use crate::report::Failure;
+use crate::report::{Date, Failure};
 use crate::request::Request;
 use crate::store;
 
@@ -23,6 +23,15 @@ pub(super) fn run(directory: &Path, arguments: Sign) -> Result<(), Failure> {
     };
     show_wishes(&request, &node);
     let authority = open(directory, &passphrase)?;
+    if arguments.stdout {
+        let signed = authority.sign_unwritten(&request, &node)?;
+        let until = Date::from_unix(signed.certificate.not_after()).day();
+        eprintln!(
+            "Certificate for {}, valid until {until}.",
+            signed.certificate.identity()
+        );
+        return print_whole(&signed.pem);
+    }
     let out = arguments.out.as_deref().unwrap_or(directory);
     let made = authority.sign(&request, &node, out, existing)?;
     show_new(&made, &authority);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use protocol::certificate::Use;
 use rustls_pki_types::ServerName;
 use serde::Serialize;
 
@@ -28,6 +29,7 @@ pub(super) fn run(arguments: &Verify) -> Result<ExitCode, Failure> {
     let mut chain = certificates(&arguments.certificate)?;
     let leaf = chain.remove(0);
     let case = Case {
+        purpose: Use::Node,
         leaf,
         intermediates: chain,
         cas: certificates(&arguments.ca)?,
@@ -75,7 +77,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<Encoded>, Failure> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<Encoded>, Failure> {
     let found: Vec<Encoded> = contents::load(path)?
         .into_iter()
         .filter_map(|item| match item {
@@ -93,7 +95,7 @@ fn certificates(path: &Path) -> Result<Vec<Encoded>, Failure> {
     Ok(found)
 }
 
-fn crls(
+pub(super) fn crls(
     path: &Path,
 ) -> Result<
     Vec<(
@@ -119,7 +121,7 @@ fn crls(
     Ok(found)
 }
 
-fn peer_name(text: &str) -> Result<ServerName<'static>, Failure> {
+pub(super) fn peer_name(text: &str) -> Result<ServerName<'static>, Failure> {
     ServerName::try_from(text.to_owned()).map_err(|_| {
         Failure::new(
             format!(

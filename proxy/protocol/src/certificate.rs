@@ -20,7 +20,9 @@ use x509_parser::x509::X509Name;
 
 pub use algorithm::{KeyAlgorithm, Signature};
 pub use fault::{Fault, Moment, Which};
-pub use judge::{Use, bundle_faults, crl_date_fault, crl_faults, faults, leads_to};
+pub use judge::{
+    Use, bundle_faults, crl_date_fault, crl_faults, date_fault, faults, is_last_third, leads_to,
+};
 
 use crate::escape::escape;
 use crate::identity::{Fingerprint, Identity};

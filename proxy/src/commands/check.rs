@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::cli::CheckFlags;
 use crate::config::Source;
 use crate::problem::Problem;
-use crate::reload::load;
+use crate::reload::read;
 
 /// Exit status where nothing but warnings was found.
 const WARNINGS_ONLY: u8 = 3;
@@ -22,8 +22,8 @@ struct Report<'a> {
 
 pub(super) fn run(flags: &CheckFlags) -> Result<ExitCode, Vec<Problem>> {
     let path = &flags.config.config;
-    let findings = match load(&Source::File(path.clone())) {
-        Ok(checked) => checked.warnings,
+    let findings = match read(&Source::File(path.clone()), None).result {
+        Ok(checked) => [checked.aging, checked.warnings].concat(),
         Err(problems) => problems,
     };
     let (verdict, status) = if findings.iter().any(Problem::is_error) {

@@ -1,11 +1,13 @@
 //! The configuration file as it is written: TOML, keys and their spelling, nothing of what they mean.
 //! Every key is documented in docs/configuration.md.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::problem::Problem;
+use crate::watch::LARGEST_FILE;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,7 @@ pub(crate) struct Identity {
     pub(crate) ca: PathBuf,
     pub(crate) crl: Option<PathBuf>,
     pub(crate) crl_expiry: Option<String>,
+    pub(crate) on_expiry: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,7 +112,14 @@ pub(crate) struct Relay {
 impl File {
     /// Reads and parses `path`.
     pub(crate) fn load(path: &Path) -> Result<Self, Problem> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let read = || {
+            let mut text = String::new();
+            std::fs::File::open(path)?
+                .take(LARGEST_FILE)
+                .read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = read().map_err(|error: std::io::Error| {
             Problem::new(
                 "C01",
                 format!("the configuration {} cannot be read", path.display()),

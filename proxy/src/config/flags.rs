@@ -124,6 +124,7 @@ fn file(
             ca: identity.ca.clone(),
             crl: identity.crl.clone(),
             crl_expiry: None,
+            on_expiry: None,
         },
         server,
         client,

@@ -15,8 +15,8 @@ use tracing::level_filters::LevelFilter;
 
 use super::file::{self, File};
 use super::{
-    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Records, Server, Side,
-    SslNegotiation, Timeouts, Tunnel,
+    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, OnExpiry, Records, Server,
+    Side, SslNegotiation, Timeouts, Tunnel,
 };
 use crate::net::{ListenAddress, PostgresAddress};
 use crate::problem::Problem;
@@ -33,6 +33,12 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             file.identity.crl_expiry.as_deref(),
             CrlExpiry::Warn,
             &[("warn", CrlExpiry::Warn), ("enforce", CrlExpiry::Enforce)],
+        ),
+        on_expiry: findings.one_of(
+            "identity.on_expiry",
+            file.identity.on_expiry.as_deref(),
+            OnExpiry::Keep,
+            &[("keep", OnExpiry::Keep), ("close", OnExpiry::Close)],
         ),
     };
     let mut tunnels = Vec::new();

@@ -5,7 +5,7 @@ mod file;
 mod flags;
 mod meaning;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::policy::Policy;
@@ -17,7 +17,7 @@ use crate::problem::Problem;
 pub(crate) use flags::{ClientFlags, ServerFlags};
 
 /// Where a configuration comes from, so that a reload can read it again.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Source {
     File(PathBuf),
     Server(ServerFlags),
@@ -45,6 +45,17 @@ pub(crate) struct IdentityFiles {
     pub(crate) ca: PathBuf,
     pub(crate) crl: Option<PathBuf>,
     pub(crate) crl_expiry: CrlExpiry,
+    pub(crate) on_expiry: OnExpiry,
+}
+
+impl IdentityFiles {
+    /// Every file that is read, so that a change of one can be noticed.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.cert, &self.key, &self.ca]
+            .into_iter()
+            .chain(&self.crl)
+            .map(PathBuf::as_path)
+    }
 }
 
 /// What an expired CRL means. An expired CRL is the commonest outage that people make for themselves.
@@ -52,6 +63,15 @@ pub(crate) struct IdentityFiles {
 pub(crate) enum CrlExpiry {
     Warn,
     Enforce,
+}
+
+/// What becomes of a live session when the certificate that its peer showed expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnExpiry {
+    /// It goes on, with a warning.
+    Keep,
+    /// It is ended at that moment.
+    Close,
 }
 
 /// One listener and what it forwards to.
@@ -139,6 +159,16 @@ pub(crate) struct Log {
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+impl Source {
+    /// The file to read, if it is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Server(_) | Self::Client(_) => None,
+        }
+    }
 }
 
 impl Config {

@@ -26,6 +26,11 @@ impl ListenAddress {
         }
     }
 
+    /// Whether the system chooses the port.
+    pub(crate) fn is_any_port(&self) -> bool {
+        matches!(self, Self::Tcp(address) if address.port() == 0)
+    }
+
     /// The same address with a relative socket path seen from `base`.
     pub(crate) fn based_on(self, base: &Path) -> Self {
         match self {

@@ -9,12 +9,14 @@ mod records;
 mod wire;
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use protocol::error_response::Refusal;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -30,7 +32,7 @@ pub(crate) use records::trial;
 pub(crate) use records::{InPlace, Kernel, RecordStream};
 pub(crate) use wire::Wire;
 
-/// How long a session that was told to end may take to reach a message boundary and close.
+/// How long the close of a session may take after its last word.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long one direction may go on delivering after the other found that its reader is gone.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -70,7 +72,29 @@ impl Traffic {
 }
 
 /// What the frontend is told when a session is ended from outside: a whole ErrorResponse.
-pub(crate) type Farewell = Arc<[u8]>;
+#[derive(Debug, Clone)]
+pub(crate) struct Farewell {
+    words: Arc<[u8]>,
+    /// How long it may take to reach a message boundary and say it; after that the session is reset.
+    within: Duration,
+}
+
+impl Farewell {
+    pub(crate) fn new(words: &Refusal, within: Duration) -> Self {
+        Self {
+            words: words.encode().into(),
+            within,
+        }
+    }
+}
+
+impl Deref for Farewell {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.words
+    }
+}
 
 /// Ends a relay: set once, to what is said at the next message boundary.
 #[derive(Debug, Clone)]
@@ -88,7 +112,7 @@ impl Stop {
         if let Ok(told) = self.0.wait_for(Option::is_some).await
             && let Some(farewell) = told.as_ref()
         {
-            return Arc::clone(farewell);
+            return farewell.clone();
         }
         std::future::pending().await
     }
@@ -213,8 +237,8 @@ impl Pair {
             let mut both = pin!(join_directions(open, seal, tls_side));
             let mut dead = pin!(dead_peer(tls.as_fd(), dead_after));
             let mut out_of_patience = pin!(async {
-                told_to_end.told().await;
-                tokio::time::sleep(FAREWELL).await;
+                let farewell = told_to_end.told().await;
+                tokio::time::sleep(farewell.within).await;
             });
             tokio::select! {
                 ended = &mut both => ended,

@@ -19,7 +19,7 @@ use super::record::SessionRecord;
 use crate::config::Records;
 use crate::net::{Stream, linger};
 use crate::relay::Wire;
-use crate::tls::{Accepted, Asked, Credentials, accept};
+use crate::tls::{Accepted, Asked, Credentials, PeerCertificate, accept};
 
 /// How long a refusal may take to be sent and read.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -28,11 +28,18 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(crate) struct Opened {
     pub(crate) wire: Wire,
     /// None on a plain leg, and for a cancel in plaintext.
-    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) certificate: Option<Arc<PeerCertificate>>,
     pub(crate) request: Request,
 }
 
 impl Opened {
+    /// Who the downstream's certificate says it is.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.certificate
+            .as_ref()
+            .map(|certificate| &certificate.identity)
+    }
+
     /// Sends the refusal and closes so that it is read.
     pub(crate) async fn refuse(self, refusal: Option<Refusal>) {
         let mut wire = self.wire;
@@ -92,7 +99,7 @@ async fn open_plain(mut stream: Stream, clock: &Clock) -> Result<Opened, End> {
     match negotiate(&mut stream, &mut negotiation, Some(first), clock).await {
         Ok(Negotiated::Request(request)) => Ok(Opened {
             wire: Wire::Plain(stream),
-            identity: None,
+            certificate: None,
             request,
         }),
         // A plain listener answers N, so this does not come about.
@@ -129,7 +136,7 @@ async fn open_mtls(
                 Ok(Negotiated::Request(request)) => {
                     return Ok(Opened {
                         wire: Wire::Plain(stream),
-                        identity: None,
+                        certificate: None,
                         request,
                     });
                 }
@@ -152,15 +159,15 @@ async fn open_mtls(
             }
             End::Tls(failed.refusal)
         })?;
-    let identity = Arc::new(established.identity);
+    let certificate = Arc::new(established.peer);
     record.id(established.id);
-    record.identity(&identity);
+    record.certificate(&certificate);
     record.tls(established.parameters);
     let mut wire = Wire::Tls(established.tls);
     match negotiate(&mut wire, &mut negotiation, None, clock).await {
         Ok(Negotiated::Request(request)) => Ok(Opened {
             wire,
-            identity: Some(identity),
+            certificate: Some(certificate),
             request,
         }),
         // TLS inside TLS is refused by the negotiation, so this does not come about.

@@ -56,6 +56,12 @@ pub(crate) enum End {
     CancelUnknown,
     /// The relay ran.
     Relayed(Ended),
+    /// It ran until new CAs, CRLs or rules, or the end of a certificate, admitted it no longer.
+    Dismissed {
+        reason: Box<Refusal>,
+        /// Whether its frontend could be told; otherwise it was reset.
+        told: bool,
+    },
 }
 
 /// What an [`End`] means.
@@ -88,6 +94,7 @@ impl End {
             Self::Relayed(Ended::StoppedMidMessage) => (Level::WARN, "stopped_mid_message", false),
             Self::Relayed(Ended::Aborted { .. }) => (Level::WARN, "aborted", false),
             Self::Relayed(Ended::PeerDead { .. }) => (Level::WARN, "peer_dead", false),
+            Self::Dismissed { .. } => (Level::WARN, "dismissed", false),
         };
         Meaning {
             level,
@@ -130,7 +137,8 @@ impl End {
             | Self::Tls(_)
             | Self::Cancelled
             | Self::CancelUnknown
-            | Self::Relayed(_) => None,
+            | Self::Relayed(_)
+            | Self::Dismissed { .. } => None,
         }
     }
 }
@@ -155,14 +163,15 @@ impl fmt::Display for End {
             Self::Malformed(error) => write!(f, "malformed startup: {error} [{}]", error.id()),
             Self::Unspoken(reason) => write!(f, "{reason} [{}]", reason.id()),
             Self::Tls(refusal) | Self::Refused(refusal) | Self::Unreachable(refusal) => {
-                write!(f, "{} [{}]", refusal.message, refusal.id)?;
-                if let Some(detail) = &refusal.detail {
-                    write!(f, "; {detail}")?;
-                }
-                if let Some(hint) = &refusal.hint {
-                    write!(f, "; {hint}")?;
-                }
-                Ok(())
+                in_full(refusal, f)
+            }
+            Self::Dismissed { reason, told } => {
+                in_full(reason, f)?;
+                f.write_str(if *told {
+                    ""
+                } else {
+                    "; no message boundary came in time, so it was reset"
+                })
             }
             Self::Cancelled => f.write_str("cancel request forwarded"),
             Self::CancelUnknown => f.write_str(
@@ -190,6 +199,17 @@ impl fmt::Display for End {
             },
         }
     }
+}
+
+fn in_full(refusal: &Refusal, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{} [{}]", refusal.message, refusal.id)?;
+    if let Some(detail) = &refusal.detail {
+        write!(f, "; {detail}")?;
+    }
+    if let Some(hint) = &refusal.hint {
+        write!(f, "; {hint}")?;
+    }
+    Ok(())
 }
 
 /// rustls' own words for a cut stream speak of its API.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use protocol::error_response::{Refusal, SqlState};
 use protocol::policy::{OsUserPolicy, Policy};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::registry::Registry;
 use crate::config::{self, Records, Side, SslNegotiation, Timeouts};
 use crate::flood::Flood;
+use crate::health::Health;
 use crate::net::{PostgresAddress, Target};
 use crate::tls::Credentials;
 
@@ -25,6 +26,9 @@ pub(crate) struct Settings {
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) flood: Arc<Flood>,
+    pub(crate) health: Arc<Health>,
+    /// The settings of now, for new connections.
+    pub(crate) current: watch::Receiver<Arc<Settings>>,
     /// Plaintext cancels on their way; more at once are dropped, since anybody may send them.
     pub(crate) plain_cancels: Semaphore,
 }

@@ -8,9 +8,10 @@ mod observer;
 mod record;
 mod registry;
 mod upstream;
+mod verdict;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use protocol::negotiation::Request;
 use protocol::policy::{Permit, authorise_cancel, permit_local};
@@ -23,10 +24,10 @@ use end::End;
 use legs::DownstreamLeg;
 use observer::Observer;
 use record::SessionRecord;
-use registry::KeyOwner;
+use registry::{About, KeyOwner, Live};
 
 use crate::net::{Peer, Stream};
-use crate::relay::{self, Half, Wire};
+use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
 pub(crate) use legs::{Settings, Shared, shutdown_farewell};
@@ -115,7 +116,7 @@ async fn admit(
 async fn session(
     opened: Opened,
     peer: Peer,
-    settings: &Settings,
+    settings: &Arc<Settings>,
     shared: &Shared,
     record: &mut SessionRecord,
 ) -> End {
@@ -123,25 +124,46 @@ async fn session(
         Ok(permit) => permit,
         Err(end) => return refused(opened, end).await,
     };
-    let place = match shared
-        .registry
-        .enter(&settings.name, opened.identity.clone())
-    {
+    let Request::Startup(startup) = &opened.request else {
+        return refused(opened, End::CancelUnknown).await;
+    };
+    let about = About {
+        tunnel: Arc::clone(&settings.name),
+        peer,
+        certificate: opened.certificate.clone(),
+        startup: startup.clone(),
+        id: record.id_so_far(),
+        since: SystemTime::now(),
+    };
+    let place = match shared.registry.enter(about) {
         Ok(place) => place,
         Err(refusal) => return refused(opened, End::Refused(Box::new(refusal))).await,
     };
     record.live(&place.live);
+    if let Some(objection) = judged_late(&place.live, settings, shared) {
+        return refused(opened, objection).await;
+    }
+    if let Some(certificate) = &opened.certificate {
+        shared.health.met(certificate, SystemTime::now());
+    }
     let mut stop = place.stop.clone();
     let upstream = tokio::select! {
         reached = Box::pin(upstream::connect(permit, settings, &opened.request, None, record)) => reached,
-        _ = stop.told() => Err(End::Refused(Box::new(shutdown_farewell()))),
+        _ = stop.told() => {
+            let reason = place.live.dismissal().cloned();
+            Err(End::Refused(Box::new(reason.unwrap_or_else(shutdown_farewell))))
+        }
     };
     let upstream = match upstream {
         Ok(upstream) => upstream,
         Err(end) => return refused(opened, end).await,
     };
-    if let Some(target) = &upstream.target {
-        place.live.went_to(target);
+    if let Some(far) = upstream.far {
+        shared.health.met(&far.certificate, SystemTime::now());
+        place.live.went_to(far);
+        if let Some(objection) = judged_late(&place.live, settings, shared) {
+            return refused(opened, objection).await;
+        }
     }
     record.joined();
     let downstream = Half {
@@ -151,17 +173,32 @@ async fn session(
     // It was forwarded; a session does not carry it for days.
     drop(opened.request);
     let observer = Observer::new(Arc::clone(&place.live));
-    End::Relayed(
-        relay::run(
-            downstream,
-            upstream.half,
-            observer,
-            place.stop.clone(),
-            settings.timeouts.dead_peer,
-            &place.live.traffic,
-        )
-        .await,
+    let ended = relay::run(
+        downstream,
+        upstream.half,
+        observer,
+        place.stop.clone(),
+        settings.timeouts.dead_peer,
+        &place.live.traffic,
     )
+    .await;
+    match (ended, place.live.dismissal()) {
+        (ended @ (Ended::Stopped | Ended::StoppedMidMessage), Some(reason)) => End::Dismissed {
+            reason: Box::new(reason.clone()),
+            told: matches!(ended, Ended::Stopped),
+        },
+        (ended, _) => End::Relayed(ended),
+    }
+}
+
+/// What speaks against a session under the settings of now, if they are not those that it was accepted with. A reload
+/// publishes first and then judges the registry: whoever was not in it yet, or not with its upstream, asks here.
+fn judged_late(live: &Live, accepted_with: &Arc<Settings>, shared: &Shared) -> Option<End> {
+    let current = Arc::clone(&shared.current.borrow());
+    if Arc::ptr_eq(accepted_with, &current) {
+        return None;
+    }
+    verdict::objection(live, &current).map(|objection| End::Refused(Box::new(objection)))
 }
 
 /// The policy's verdict on a startup; the only way to a [`Permit`].
@@ -170,7 +207,8 @@ async fn authorise(opened: &Opened, peer: Peer, leg: &DownstreamLeg) -> Result<P
         return Err(End::CancelUnknown);
     };
     let startup: &StartupMessage = startup;
-    let verdict = match (leg, &opened.identity, peer) {
+    let identity = opened.identity();
+    let verdict = match (leg, identity, peer) {
         (DownstreamLeg::Mtls { policy, .. }, Some(identity), Peer::Tcp(address)) => {
             policy.authorise(identity, Some(address.ip()), startup)
         }
@@ -215,7 +253,7 @@ async fn cancel(
         return End::CancelUnknown;
     }
     let plain_on_tls =
-        matches!(settings.downstream, DownstreamLeg::Mtls { .. }) && opened.identity.is_none();
+        matches!(settings.downstream, DownstreamLeg::Mtls { .. }) && opened.certificate.is_none();
     let _turn = if plain_on_tls {
         match shared.plain_cancels.try_acquire() {
             Ok(turn) => Some(turn),
@@ -225,18 +263,21 @@ async fn cancel(
         None
     };
     let owners = shared.registry.owners_of(&settings.name, &request.key);
-    let permitted = owners
-        .into_iter()
-        .find_map(|KeyOwner { identity, target }| {
-            let asking = opened.identity.as_deref();
+    let permitted = owners.into_iter().find_map(
+        |KeyOwner {
+             certificate,
+             target,
+         }| {
+            let asking = opened.identity();
             // With plain_cancel the key itself is the credential, as it is in PostgreSQL.
             let owner = if plain_on_tls {
                 None
             } else {
-                identity.as_deref()
+                certificate.as_ref().map(|owner| &owner.identity)
             };
             Some((authorise_cancel(asking, owner)?, target))
-        });
+        },
+    );
     let end = match permitted {
         None => End::CancelUnknown,
         Some((permit, target)) => {

@@ -12,6 +12,7 @@ use super::end::End;
 use super::registry::Live;
 use crate::flood::Flood;
 use crate::net::Peer;
+use crate::tls::{PeerCertificate, SessionId};
 
 /// Collects what is known of one connection; finished once.
 pub(crate) struct SessionRecord {
@@ -19,8 +20,8 @@ pub(crate) struct SessionRecord {
     flood: Arc<Flood>,
     peer: String,
     started: Instant,
-    id: Option<String>,
-    identity: Option<Arc<Identity>>,
+    id: Option<SessionId>,
+    certificate: Option<Arc<PeerCertificate>>,
     far: Option<String>,
     tls: Option<String>,
     request: Option<String>,
@@ -39,7 +40,7 @@ impl SessionRecord {
             },
             started: Instant::now(),
             id: None,
-            identity: None,
+            certificate: None,
             far: None,
             tls: None,
             request: None,
@@ -49,13 +50,17 @@ impl SessionRecord {
     }
 
     /// The id that both proxies log.
-    pub(crate) fn id(&mut self, id: impl ToString) {
-        self.id = Some(id.to_string());
+    pub(crate) fn id(&mut self, id: SessionId) {
+        self.id = Some(id);
+    }
+
+    pub(crate) fn id_so_far(&self) -> Option<SessionId> {
+        self.id
     }
 
     /// Who the downstream's certificate says it is.
-    pub(crate) fn identity(&mut self, identity: &Arc<Identity>) {
-        self.identity = Some(Arc::clone(identity));
+    pub(crate) fn certificate(&mut self, certificate: &Arc<PeerCertificate>) {
+        self.certificate = Some(Arc::clone(certificate));
     }
 
     /// Protocol, suite and key exchange.
@@ -89,13 +94,19 @@ impl SessionRecord {
         self.live = Some(Arc::clone(live));
     }
 
+    fn identity(&self) -> Option<&Identity> {
+        self.certificate
+            .as_ref()
+            .map(|certificate| &certificate.identity)
+    }
+
     /// Both sides are joined; from here on bytes flow.
     pub(crate) fn joined(&self) {
         debug!(
             tunnel = &*self.tunnel,
-            id = self.id.as_deref(),
+            id = self.id.map(|id| id.to_string()),
             peer = self.peer,
-            identity = self.identity.as_ref().map(ToString::to_string),
+            identity = self.identity().map(ToString::to_string),
             session = self.request.as_deref(),
             upstream = self.far.as_deref(),
             tls = self.tls.as_deref(),
@@ -120,12 +131,11 @@ impl SessionRecord {
                 event!(
                     $level,
                     tunnel = &*self.tunnel,
-                    id = self.id.as_deref(),
+                    id = self.id.map(|id| id.to_string()),
                     peer = self.peer,
-                    identity = self.identity.as_ref().map(ToString::to_string),
+                    identity = self.identity().map(ToString::to_string),
                     fingerprint = self
-                        .identity
-                        .as_ref()
+                        .identity()
                         .map(|identity| identity.fingerprint().to_string()),
                     session = self.request.as_deref(),
                     upstream = self.far.as_deref(),

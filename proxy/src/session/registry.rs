@@ -1,30 +1,88 @@
-//! The live sessions, and the handle that ends one with a reason. Cancel, drain and (later) revocation and status go
-//! through it.
+//! The live sessions, and the handle that ends one with a reason. Cancel, revocation, drain and status go through it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
-use protocol::identity::Identity;
-use protocol::startup::CancelKey;
+use protocol::startup::{CancelKey, StartupMessage};
 use tokio::sync::{Notify, watch};
 
-use crate::net::Target;
+use super::legs::Settings;
+use super::upstream::FarEnd;
+use super::verdict;
+use crate::net::{Peer, Target};
 use crate::relay::{Farewell, Stop, Traffic};
+use crate::tls::{Credentials, PeerCertificate, SessionId};
+
+/// How long a session may take to reach a message boundary at the end of this process.
+const AT_SHUTDOWN: Duration = Duration::from_secs(2);
+/// The same for one that is admitted no longer: it has had enough already.
+const DISMISSED: Duration = Duration::from_secs(1);
+
+/// What is known of a session when it is authorised.
+pub(crate) struct About {
+    pub(crate) tunnel: Arc<str>,
+    pub(crate) peer: Peer,
+    /// Of the downstream: None on a plain leg.
+    pub(crate) certificate: Option<Arc<PeerCertificate>>,
+    pub(crate) startup: StartupMessage,
+    /// Of the downstream's handshake: None on a plain leg.
+    pub(crate) id: Option<SessionId>,
+    pub(crate) since: SystemTime,
+}
 
 /// A session that was authorised and has not ended.
 pub(crate) struct Live {
-    tunnel: Arc<str>,
-    identity: Option<Arc<Identity>>,
+    pub(crate) about: About,
+    /// Set when the upstream has been reached over TLS.
+    far: OnceLock<FarEnd>,
     /// Known once the backend has sent BackendKeyData.
     cancel_key: Mutex<Option<CancelKey>>,
-    /// Which of several targets the session went to: a cancel must go to the same.
-    target: OnceLock<Target>,
     pub(crate) traffic: Traffic,
     stop: watch::Sender<Option<Farewell>>,
+    /// Why it was ended by itself, if it was.
+    dismissal: OnceLock<Refusal>,
 }
 
 impl Live {
+    /// Ends this session. Its frontend is told why at the next message boundary, if one comes in time. The first
+    /// reason stands.
+    pub(crate) fn end(&self, reason: Refusal) {
+        // The words for one that asks, and never a SQLSTATE that stands for "try again now".
+        let reason = Refusal {
+            sqlstate: SqlState::INVALID_AUTHORIZATION,
+            message: format!("terminating connection: {}", reason.message),
+            ..reason
+        };
+        let farewell = Farewell::new(&reason, DISMISSED);
+        if self.dismissal.set(reason).is_ok() {
+            self.stop.send_replace(Some(farewell));
+        }
+    }
+
+    /// Why it was ended by itself.
+    pub(crate) fn dismissal(&self) -> Option<&Refusal> {
+        self.dismissal.get()
+    }
+
+    /// What the peers on either side showed.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &PeerCertificate> {
+        let downstream = self.about.certificate.as_deref();
+        downstream
+            .into_iter()
+            .chain(self.far().map(|far| &far.certificate))
+    }
+
+    /// Whether a certificate in it has expired at `now` (Unix seconds): then, why it must end.
+    pub(crate) fn judge_expiry(
+        &self,
+        credentials: &Credentials,
+        now: i64,
+    ) -> Result<(), Box<Refusal>> {
+        verdict::expiry(self, credentials, now).map_or(Ok(()), |refusal| Err(Box::new(refusal)))
+    }
+
     pub(crate) fn learn_cancel_key(&self, key: CancelKey) {
         *lock(&self.cancel_key) = Some(key);
     }
@@ -33,9 +91,14 @@ impl Live {
         lock(&self.cancel_key).as_ref().map(CancelKey::pid)
     }
 
-    pub(crate) fn went_to(&self, target: &Target) {
+    /// The upstream that a session of a `client` tunnel reached: a cancel must go to the same.
+    pub(crate) fn went_to(&self, far: FarEnd) {
         // Set once: a session never changes its upstream.
-        let _ = self.target.set(target.clone());
+        let _ = self.far.set(far);
+    }
+
+    pub(crate) fn far(&self) -> Option<&FarEnd> {
+        self.far.get()
     }
 }
 
@@ -64,7 +127,7 @@ pub(crate) struct Place {
 
 /// The owner of a cancel key.
 pub(crate) struct KeyOwner {
-    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) certificate: Option<Arc<PeerCertificate>>,
     pub(crate) target: Option<Target>,
 }
 
@@ -79,11 +142,7 @@ impl Registry {
     }
 
     /// Takes a place for a session that was authorised.
-    pub(crate) fn enter(
-        self: &Arc<Self>,
-        tunnel: &Arc<str>,
-        identity: Option<Arc<Identity>>,
-    ) -> Result<Place, Refusal> {
+    pub(crate) fn enter(self: &Arc<Self>, about: About) -> Result<Place, Refusal> {
         let mut sessions = lock(&self.sessions);
         if sessions.closing {
             return Err(Refusal::new(
@@ -104,12 +163,12 @@ impl Registry {
         }
         let (stop, told) = Stop::channel();
         let live = Arc::new(Live {
-            tunnel: Arc::clone(tunnel),
-            identity,
+            about,
+            far: OnceLock::new(),
             cancel_key: Mutex::default(),
-            target: OnceLock::new(),
             traffic: Traffic::default(),
             stop,
+            dismissal: OnceLock::new(),
         });
         let number = sessions.next;
         sessions.next += 1;
@@ -127,21 +186,46 @@ impl Registry {
         lock(&self.sessions)
             .live
             .values()
-            .filter(|live| &*live.tunnel == tunnel && lock(&live.cancel_key).as_ref() == Some(key))
+            .filter(|live| {
+                &*live.about.tunnel == tunnel && lock(&live.cancel_key).as_ref() == Some(key)
+            })
             .map(|live| KeyOwner {
-                identity: live.identity.clone(),
-                target: live.target.get().cloned(),
+                certificate: live.about.certificate.clone(),
+                target: live.far().map(|far| far.target.clone()),
             })
             .collect()
     }
 
+    /// Every live session.
+    pub(crate) fn live(&self) -> Vec<Arc<Live>> {
+        lock(&self.sessions).live.values().cloned().collect()
+    }
+
+    /// Judges every session of a tunnel by its new settings, which new sessions must find already, and ends those
+    /// that would not be admitted any more; how many. Verifies signatures: not for the runtime's threads.
+    pub(crate) fn judge_again(&self, settings: &Settings) -> usize {
+        let mut ended = 0;
+        for live in self.live() {
+            if live.about.tunnel == settings.name
+                && live.dismissal().is_none()
+                && let Some(objection) = verdict::objection(&live, settings)
+            {
+                live.end(objection);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
     /// Tells every session to end, and lets no new one in.
     pub(crate) fn close(&self, farewell: &Refusal) {
-        let words: Farewell = farewell.encode().into();
+        let words = Farewell::new(farewell, AT_SHUTDOWN);
         let mut sessions = lock(&self.sessions);
         sessions.closing = true;
         for live in sessions.live.values() {
-            live.stop.send_replace(Some(Arc::clone(&words)));
+            if live.dismissal().is_none() {
+                live.stop.send_replace(Some(words.clone()));
+            }
         }
     }
 

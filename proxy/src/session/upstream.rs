@@ -20,7 +20,9 @@ use super::record::SessionRecord;
 use crate::config::{Records, SslNegotiation, Timeouts};
 use crate::net::{DialError, PostgresAddress, Target, dial_postgres, dial_target};
 use crate::relay::{Half, Wire};
-use crate::tls::{Credentials, Dialled, connect as connect_tls, explain_read};
+use crate::tls::{
+    Credentials, Dialled, PeerCertificate, SessionId, connect as connect_tls, explain_read,
+};
 
 /// The far proxy waits as long for its PostgreSQL; its own word shall come before ours.
 const FAR_PROXY_FIRST: Duration = Duration::from_secs(5);
@@ -28,7 +30,17 @@ const FAR_PROXY_FIRST: Duration = Duration::from_secs(5);
 /// An upstream that took the request and has begun to answer.
 pub(crate) struct Upstream {
     pub(crate) half: Half,
-    pub(crate) target: Option<Target>,
+    /// Who is there, if TLS told.
+    pub(crate) far: Option<FarEnd>,
+}
+
+/// The far end of a TLS leg that we dialled.
+pub(crate) struct FarEnd {
+    pub(crate) target: Target,
+    /// The name that its certificate had to bear.
+    pub(crate) server_name: String,
+    pub(crate) certificate: PeerCertificate,
+    pub(crate) id: SessionId,
 }
 
 /// Takes an authorised request to the upstream. `only` is the target that a cancel must go to.
@@ -110,7 +122,7 @@ async fn connect_plain(
             wire: Wire::Plain(stream),
             read_ahead,
         },
-        target: None,
+        far: None,
     })
 }
 
@@ -140,8 +152,8 @@ async fn connect_mtls(
         let deadline = began + time_left / targets_left;
         let reached = timeout_at(deadline, reach(route, target, deadline, request, record)).await;
         time_left = time_left.saturating_sub(began.elapsed());
-        let mut wire = match reached {
-            Ok(Ok(wire)) => wire,
+        let (mut wire, far) = match reached {
+            Ok(Ok(reached)) => reached,
             Ok(Err(refusal)) => {
                 failures.push((target, refusal));
                 continue;
@@ -177,7 +189,7 @@ async fn connect_mtls(
         };
         return Ok(Upstream {
             half: Half { wire, read_ahead },
-            target: Some(target.clone()),
+            far: Some(far),
         });
     }
     Err(all_failed(failures))
@@ -190,7 +202,7 @@ async fn reach(
     deadline: Instant,
     request: &Request,
     record: &mut SessionRecord,
-) -> Result<Wire, Refusal> {
+) -> Result<(Wire, FarEnd), Refusal> {
     record.reached(target.to_string());
     let mut stream = dial_target(target, deadline)
         .await
@@ -224,9 +236,10 @@ async fn reach(
             ));
         }
     }
+    let server_name = route.server_name.unwrap_or(&target.host);
     let dialled = Dialled {
         stream,
-        server_name: route.server_name.unwrap_or(&target.host),
+        server_name,
         tls12: route.tls12,
         records: route.records,
     };
@@ -235,11 +248,17 @@ async fn reach(
         .map_err(|refusal| *refusal)?;
     record.id(established.id);
     record.tls(established.parameters);
-    record.reached(format!("{target} {}", established.identity));
+    record.reached(format!("{target} {}", established.peer.identity));
     let mut wire = Wire::Tls(established.tls);
     wire.write_all(&encoded(request)).await.map_err(failed)?;
     wire.flush().await.map_err(failed)?;
-    Ok(wire)
+    let far = FarEnd {
+        target: target.clone(),
+        server_name: server_name.to_owned(),
+        certificate: established.peer,
+        id: established.id,
+    };
+    Ok((wire, far))
 }
 
 async fn answer(

@@ -68,10 +68,10 @@ pub(crate) async fn connect(
             .await
             .map_err(failed)?,
     };
-    let identity = shown.identity().map_err(failed)?;
+    let peer = shown.verified().map_err(failed)?;
     Ok(Established {
         tls: Box::new(tls),
-        identity,
+        peer,
         id,
         parameters,
     })

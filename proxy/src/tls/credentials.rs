@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use protocol::certificate::{
-    Certificate, Crl, Fault, Use, bundle_faults, crl_faults, faults, leads_to,
+    Certificate, Crl, Fault, Use, bundle_faults, crl_faults, date_fault, faults, leads_to,
 };
-use protocol::identity::Identity;
+use protocol::identity::{Fingerprint, Identity};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use tokio_rustls::rustls::pki_types::{
@@ -22,13 +22,14 @@ use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
 use zeroize::Zeroizing;
 
+use super::again::within_validity;
 use super::explain::{explain_handshake, now};
+use super::papers::Paper;
 use super::provider::provider;
-use crate::config::{CrlExpiry, IdentityFiles};
+use crate::config::{CrlExpiry, IdentityFiles, OnExpiry};
+use crate::health::Of;
 use crate::problem::Problem;
-
-/// No certificate, key or CRL file is larger; what is, is the wrong file.
-const LARGEST_FILE: u64 = 16 * 1024 * 1024;
+use crate::watch::LARGEST_FILE;
 
 /// Everything a handshake needs. Cheap to clone through its `Arc`s; never shows the key.
 pub(crate) struct Credentials {
@@ -36,18 +37,29 @@ pub(crate) struct Credentials {
     certified: Arc<CertifiedKey>,
     client_verifier: Arc<dyn ClientCertVerifier>,
     server_verifier: Arc<WebPkiServerVerifier>,
+    on_expiry: OnExpiry,
+    papers: Vec<Paper>,
 }
 
 /// Credentials that can be used, and what deserves a look all the same.
 pub(crate) struct Loaded {
     pub(crate) credentials: Credentials,
     pub(crate) warnings: Vec<Problem>,
+    /// Warnings that come by the passing of time alone: [`Paper::problem`] finds them as well.
+    pub(crate) aging: Vec<Problem>,
 }
 
 impl Credentials {
-    /// Reads and judges all files, or says everything that is wrong with them.
-    pub(crate) fn load(files: &IdentityFiles) -> Result<Loaded, Vec<Problem>> {
-        let mut findings = Findings::default();
+    /// Reads and judges all files, or says everything that is wrong with them. That the certificate which is `in_use`
+    /// has expired is only a warning: nothing gets worse by it, and a revocation must not wait for its renewal.
+    pub(crate) fn load(
+        files: &IdentityFiles,
+        in_use: Option<Fingerprint>,
+    ) -> Result<Loaded, Vec<Problem>> {
+        let mut findings = Findings {
+            in_use,
+            ..Findings::default()
+        };
         let chain = findings.certificates(&files.cert, "certificate");
         let key = findings.key(&files.key);
         let cas = findings.certificates(&files.ca, "CA certificate");
@@ -58,7 +70,7 @@ impl Credentials {
         let (Some(chain), Some(cas), Some(crls)) = (chain, cas, crls) else {
             return Err(findings.errors);
         };
-        findings.judge(files, &chain, &cas, &crls);
+        let papers = findings.judge(files, &chain, &cas, &crls);
         let certified = key.and_then(|key| findings.certified(files, &chain, key));
         let verifiers = findings.verifiers(files, &cas, &crls);
         let (Some(certified), Some((client_verifier, server_verifier))) = (certified, verifiers)
@@ -78,8 +90,11 @@ impl Credentials {
                     certified,
                     client_verifier,
                     server_verifier,
+                    on_expiry: files.on_expiry,
+                    papers,
                 },
                 warnings: findings.warnings,
+                aging: findings.aging,
             })
         } else {
             Err(findings.errors)
@@ -89,6 +104,16 @@ impl Credentials {
     /// Who we are.
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What becomes of a live session whose peer's certificate expires.
+    pub(crate) fn on_expiry(&self) -> OnExpiry {
+        self.on_expiry
+    }
+
+    /// Our certificates, CAs and CRLs, whose time runs.
+    pub(crate) fn papers(&self) -> &[Paper] {
+        &self.papers
     }
 
     pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
@@ -112,6 +137,8 @@ impl Credentials {
 struct Findings {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
+    aging: Vec<Problem>,
+    in_use: Option<Fingerprint>,
 }
 
 impl Findings {
@@ -122,7 +149,9 @@ impl Findings {
     fn fault(&mut self, path: &Path, fault: &Fault) {
         let what = format!("{}: {fault}", path.display());
         let problem = Problem::new(fault.id(), what, "", fault.way_out());
-        if fault.is_warning() {
+        if fault.is_warning() && fault.is_matter_of_time() {
+            self.aging.push(problem.warning());
+        } else if fault.is_warning() {
             self.warnings.push(problem.warning());
         } else {
             self.errors.push(problem);
@@ -246,23 +275,31 @@ impl Findings {
         chain: &[CertificateDer<'_>],
         cas: &[CertificateDer<'_>],
         crls: &[CertificateRevocationListDer<'_>],
-    ) {
+    ) -> Vec<Paper> {
         let now = now();
         let chain = self.parsed(&files.cert, chain);
         let cas = self.parsed(&files.ca, cas);
         if let Some((leaf, intermediates)) = chain.split_first() {
             for fault in faults(leaf, Use::Node, now) {
                 self.fault(&files.cert, &fault);
+                if matches!(fault, Fault::Expired(..)) && self.in_use == Some(leaf.fingerprint()) {
+                    self.aging.extend(self.errors.pop().map(Problem::warning));
+                }
             }
             if let Some(fault) = leads_to(leaf, intermediates, &cas) {
+                self.fault(&files.cert, &fault);
+            }
+            // Whether one that has expired is needed, the verifier knows.
+            let aging = intermediates.iter().filter_map(|der| date_fault(der, now));
+            for fault in aging.filter(Fault::is_warning) {
                 self.fault(&files.cert, &fault);
             }
         }
         for fault in bundle_faults(&cas, now) {
             self.fault(&files.ca, &fault);
         }
+        let mut parsed = Vec::new();
         if let Some(path) = &files.crl {
-            let mut parsed = Vec::new();
             for crl in crls {
                 match Crl::parse(crl) {
                     Ok(crl) => parsed.push(crl),
@@ -281,10 +318,20 @@ impl Findings {
                     && files.crl_expiry == CrlExpiry::Enforce
                 {
                     self.errors
-                        .extend(self.warnings.pop().map(Problem::into_error));
+                        .extend(self.aging.pop().map(Problem::into_error));
                 }
             }
         }
+        let own = chain
+            .into_iter()
+            .map(|certificate| Paper::certificate(&files.cert, Of::Own, certificate));
+        let cas = cas
+            .into_iter()
+            .map(|ca| Paper::certificate(&files.ca, Of::Ca, ca));
+        let crls = parsed
+            .into_iter()
+            .map(|crl| Paper::crl(files.crl.as_ref().unwrap_or(&files.ca), crl));
+        own.chain(cas).chain(crls).collect()
     }
 
     fn parsed(&mut self, path: &Path, certificates: &[CertificateDer<'_>]) -> Vec<Certificate> {
@@ -397,7 +444,12 @@ impl Findings {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return;
         };
-        if let Err(error) = verifier.verify_client_cert(leaf, intermediates, UnixTime::now()) {
+        let time = if self.in_use == Some(Fingerprint::of(leaf)) {
+            within_validity(chain, now())
+        } else {
+            UnixTime::now()
+        };
+        if let Err(error) = verifier.verify_client_cert(leaf, intermediates, time) {
             let error = io::Error::other(error);
             let explained = explain_handshake(&error, Some(leaf), None);
             let message = explained

@@ -115,7 +115,7 @@ fn explain_certificate(
             "T01",
             format!("{whose} expired on {}", date(*not_after)),
             &format!(
-                "renew it on the {peer}'s host (certs-tool issue NAME --force), then reload there"
+                "renew it (certs-tool renew NAME on the CA's host) and put it in place on the {peer}'s host"
             ),
         ),
         Fault::NotValidYetContext { not_before, time } => refusal(

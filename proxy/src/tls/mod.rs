@@ -1,17 +1,22 @@
 //! The only room that speaks rustls: certificate files, handshakes on both sides, and what a failed one means.
 //! Who may do what is decided elsewhere, by `protocol::policy`.
 
+mod again;
 mod client;
 mod connection;
 mod credentials;
 mod explain;
 mod handshake;
 mod hello;
+mod papers;
 mod provider;
 mod server;
 mod witness;
 
+use std::io;
+
 use protocol::identity::Identity;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 pub(crate) use client::{Dialled, connect};
 pub(crate) use connection::Tls;
@@ -25,11 +30,43 @@ pub(crate) const ALPN_POSTGRESQL: &[u8] = b"postgresql";
 /// ALPN of the node channel, which never leads to PostgreSQL.
 pub(crate) const ALPN_NODE: &[u8] = b"pgtlsproxy-node/1";
 
+/// The certificate that a peer proved to hold the key of.
+#[derive(Debug)]
+pub(crate) struct PeerCertificate {
+    pub(crate) identity: Identity,
+    /// As shown: the leaf first. Kept so that a live session can be judged again when CRLs or CAs change.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// The last second at which all of the chain is valid (Unix time).
+    pub(crate) expires: i64,
+}
+
+impl PeerCertificate {
+    /// A chain as shown, the leaf first.
+    fn of(chain: Vec<CertificateDer<'static>>) -> io::Result<Self> {
+        let parse = |der: &CertificateDer<'_>| {
+            Identity::parse(der).map_err(|error| io::Error::other(error.to_string()))
+        };
+        let (leaf, intermediates) = chain
+            .split_first()
+            .ok_or_else(|| io::Error::other("the peer showed no certificate"))?;
+        let identity = parse(leaf)?;
+        let ends = intermediates.iter().filter_map(|der| parse(der).ok());
+        let expires = ends
+            .map(|intermediate| intermediate.not_after())
+            .fold(identity.not_after(), i64::min);
+        Ok(Self {
+            identity,
+            chain,
+            expires,
+        })
+    }
+}
+
 /// What both handshakes tell of the connection they made.
 #[derive(Debug)]
 pub(crate) struct Established {
     pub(crate) tls: Box<Tls>,
-    pub(crate) identity: Identity,
+    pub(crate) peer: PeerCertificate,
     pub(crate) id: SessionId,
     /// Protocol, suite and key exchange, for the log.
     pub(crate) parameters: String,

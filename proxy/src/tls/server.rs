@@ -105,10 +105,10 @@ pub(crate) async fn accept(
             return Err(failed(error));
         }
     };
-    let identity = shown.identity().map_err(failed)?;
+    let peer = shown.verified().map_err(failed)?;
     Ok(Established {
         tls: Box::new(tls),
-        identity,
+        peer,
         id,
         parameters,
     })

@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use protocol::identity::Identity;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
@@ -13,26 +12,28 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-/// The leaf that the peer showed, valid or not.
+use super::PeerCertificate;
+
+/// The chain that the peer showed, valid or not.
 #[derive(Clone, Default)]
-pub(super) struct Shown(Arc<OnceLock<CertificateDer<'static>>>);
+pub(super) struct Shown(Arc<OnceLock<Vec<CertificateDer<'static>>>>);
 
 impl Shown {
     pub(super) fn certificate(&self) -> Option<&[u8]> {
-        self.0.get().map(AsRef::as_ref)
+        self.0.get()?.first().map(AsRef::as_ref)
     }
 
-    /// Who the certificate of a verified peer says it is.
-    pub(super) fn identity(&self) -> io::Result<Identity> {
-        let der = self
-            .certificate()
-            .ok_or_else(|| io::Error::other("the peer showed no certificate"))?;
-        Identity::parse(der).map_err(|error| io::Error::other(error.to_string()))
+    /// The certificate of a verified peer, and who it says it is.
+    pub(super) fn verified(&self) -> io::Result<PeerCertificate> {
+        PeerCertificate::of(self.0.get().cloned().unwrap_or_default())
     }
 
-    fn remember(&self, certificate: &CertificateDer<'_>) {
+    fn remember(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
+        let chain = std::iter::once(leaf).chain(intermediates);
         // A connection has one handshake, so nothing is ever replaced.
-        let _ = self.0.set(certificate.clone().into_owned());
+        let _ = self
+            .0
+            .set(chain.map(|shown| shown.clone().into_owned()).collect());
     }
 }
 
@@ -59,7 +60,7 @@ impl ClientCertVerifier for Witness<dyn ClientCertVerifier> {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.shown.remember(end_entity);
+        self.shown.remember(end_entity, intermediates);
         self.inner
             .verify_client_cert(end_entity, intermediates, now)
     }
@@ -96,7 +97,7 @@ impl<V: ServerCertVerifier> ServerCertVerifier for Witness<V> {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.shown.remember(end_entity);
+        self.shown.remember(end_entity, intermediates);
         self.inner
             .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }

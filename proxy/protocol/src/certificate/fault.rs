@@ -13,6 +13,7 @@ pub struct Which {
     shown: String,
     is_ca: bool,
     issue_again: String,
+    renew: String,
 }
 
 impl Which {
@@ -42,6 +43,7 @@ impl Which {
             ),
             is_ca: certificate.is_ca(),
             issue_again: format!("certs-tool issue {name}{} --force", shortened(sans)),
+            renew: format!("certs-tool renew {name}"),
         }
     }
 
@@ -51,6 +53,14 @@ impl Which {
                 .to_owned()
         } else {
             self.issue_again.clone()
+        }
+    }
+
+    fn renew(&self) -> String {
+        if self.is_ca {
+            "certs-tool ca rotate".to_owned()
+        } else {
+            self.renew.clone()
         }
     }
 }
@@ -209,6 +219,18 @@ impl Fault {
         }
     }
 
+    /// Whether it comes about by the passing of time alone, with no file changed.
+    pub fn is_matter_of_time(&self) -> bool {
+        matches!(
+            self,
+            Self::Expired(..)
+                | Self::NotYetValid(..)
+                | Self::ExpiresSoon(..)
+                | Self::CrlExpired { .. }
+                | Self::CrlExpiresSoon { .. }
+        )
+    }
+
     /// Whether connections work all the same.
     pub fn is_warning(&self) -> bool {
         match self {
@@ -241,9 +263,10 @@ impl Fault {
     pub fn way_out(&self) -> String {
         match self {
             Self::NotYetValid(which, _) => format!("check the clock of this host; if it is right: {}", which.replace()),
-            Self::Expired(which, _)
-            | Self::ExpiresSoon(which, _)
-            | Self::OldVersion(which, _)
+            Self::Expired(which, _) | Self::ExpiresSoon(which, _) => {
+                format!("on the CA's host: {}", which.renew())
+            }
+            Self::OldVersion(which, _)
             | Self::UnusableKey(which, _)
             | Self::UnusableSignature(which, _) => which.replace(),
             Self::SelfSigned(which) => format!("certs-tool ca init, then {}", which.issue_again),

@@ -38,7 +38,8 @@ pub fn faults(certificate: &Certificate, for_use: Use, now: i64) -> Vec<Fault> {
     found
 }
 
-fn date_fault(certificate: &Certificate, now: i64) -> Option<Fault> {
+/// Whether the time of a certificate is over or not yet come, or less than a third of it is left.
+pub fn date_fault(certificate: &Certificate, now: i64) -> Option<Fault> {
     let (begin, end) = (certificate.not_before(), certificate.not_after());
     let which = Which::of(certificate);
     if now > end {
@@ -52,7 +53,8 @@ fn date_fault(certificate: &Certificate, now: i64) -> Option<Fault> {
     }
 }
 
-fn is_last_third(begin: i64, end: i64, now: i64) -> bool {
+/// Whether less than a third is left of a life from `begin` to `end`: time to renew.
+pub fn is_last_third(begin: i64, end: i64, now: i64) -> bool {
     end.saturating_sub(now) < end.saturating_sub(begin) / 3
 }
 
@@ -299,10 +301,7 @@ mod tests {
                 node.serial()
             )
         );
-        assert_eq!(
-            expired.way_out(),
-            "certs-tool issue db1 --san db1.example.com --san 10.0.0.1 --san spiffe://site/db1 --force"
-        );
+        assert_eq!(expired.way_out(), "on the CA's host: certs-tool renew db1");
     }
 
     #[test]
@@ -414,7 +413,12 @@ mod tests {
     fn a_strangers_names_are_not_made_into_a_command() {
         let hostile = certificate(include_bytes!("../../testdata/hostile.der"));
         let fault = faults(&hostile, Use::Node, hostile.not_after() + 1).remove(0);
-        assert_eq!(fault.way_out(), "certs-tool issue NAME --san ... --force");
+        assert_eq!(fault.way_out(), "on the CA's host: certs-tool renew NAME");
+        let early = faults(&hostile, Use::Node, hostile.not_before() - 1).remove(0);
+        assert_eq!(
+            early.way_out(),
+            "check the clock of this host; if it is right: certs-tool issue NAME --san ... --force"
+        );
         assert!(!fault.to_string().contains(char::is_control));
     }
 

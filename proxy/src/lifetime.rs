@@ -1,0 +1,48 @@
+//! What the passing of time does: certificates, CAs and CRLs near their end are named before it hurts, and a session
+//! whose peer's certificate has expired is ended where `identity.on_expiry` says so.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::OnExpiry;
+use crate::health::{Health, unix};
+use crate::session::Registry;
+use crate::tls::Credentials;
+
+/// The dates in a certificate are whole seconds.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks at the clock for as long as the process runs.
+pub(crate) async fn run(
+    credentials: watch::Receiver<Arc<Credentials>>,
+    registry: Arc<Registry>,
+    health: Arc<Health>,
+) {
+    let mut clock = interval(LOOK);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        clock.tick().await;
+        let credentials = Arc::clone(&credentials.borrow());
+        look(&credentials, &registry, &health, SystemTime::now());
+    }
+}
+
+fn look(credentials: &Credentials, registry: &Registry, health: &Health, now: SystemTime) {
+    let papers = credentials.papers().iter();
+    let papers = papers.filter_map(|paper| Some((paper.validity()?, paper.problem(unix(now)))));
+    health.own(papers.collect(), now);
+    for live in registry.live() {
+        for certificate in live.certificates() {
+            health.met(certificate, now);
+        }
+        if credentials.on_expiry() == OnExpiry::Close
+            && let Err(expired) = live.judge_expiry(credentials, unix(now))
+        {
+            live.end(*expired);
+        }
+    }
+    health.forget_the_gone(now);
+}
