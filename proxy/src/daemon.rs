@@ -1,5 +1,6 @@
 //! The process from start to end: checks, listeners, signals, reload, drain.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,6 +24,7 @@ use crate::snapshot::{Facts, TunnelFacts};
 use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
 use crate::watch::Look;
+use crate::workers::Workers;
 use crate::{lifetime, logging, systemd};
 
 /// Plaintext cancels that may be on their way at once, per tunnel.
@@ -36,18 +38,21 @@ pub(crate) fn run(source: Source) -> Result<(), Vec<Problem>> {
     let checked = result?;
     let level = logging::start(checked.config.log);
     let limits = fitting(checked.config.limits, raise_descriptor_limit());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let no_threads = |error: io::Error| {
+        vec![Problem::new(
+            "C10",
+            "the process cannot start its threads",
+            error.to_string(),
+            "look at this unit's limits (LimitNPROC, TasksMax)",
+        )]
+    };
+    // This thread accepts, reloads and waits for signals; workers serve.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| {
-            vec![Problem::new(
-                "C10",
-                "the process cannot start its threads",
-                error.to_string(),
-                "look at this unit's limits (LimitNPROC, TasksMax)",
-            )]
-        })?;
-    let ended = runtime.block_on(serve(source, checked, look, level, limits));
+        .map_err(no_threads)?;
+    let workers = Arc::new(Workers::start().map_err(no_threads)?);
+    let ended = runtime.block_on(serve(source, checked, look, level, limits, workers));
     // What is still under way has had its time.
     runtime.shutdown_background();
     ended
@@ -59,6 +64,7 @@ async fn serve(
     look: Look,
     level: logging::Level,
     limits: Limits,
+    workers: Arc<Workers>,
 ) -> Result<(), Vec<Problem>> {
     let mut signals = Signals::new()?;
     let health = Arc::new(Health::default());
@@ -141,6 +147,7 @@ async fn serve(
                 node: Arc::clone(&node),
             }),
             room: Arc::clone(&room),
+            workers: Arc::clone(&workers),
         };
         tunnels.push(tokio::spawn(tunnel.run(closing.clone())));
     }

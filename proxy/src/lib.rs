@@ -26,10 +26,17 @@ mod tls; // the only room that speaks rustls
 mod tunnel; // one listener
 mod waiting; // the handshakes under way, bounded
 mod watch; // what files hold, so that a change is noticed
+mod workers; // the threads that serve connections
 
 use std::process::ExitCode;
 
 use clap::Parser;
+
+/// The records, for `proxy/fuzz` and the micro-benchmarks.
+#[cfg(feature = "trial")]
+pub mod trial {
+    pub use crate::relay::trial::{Filled, Measured, contend_by};
+}
 
 /// Parses the arguments, runs the command, prints the error. The whole program behind a thin `main`.
 pub fn main() -> ExitCode {

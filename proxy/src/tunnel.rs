@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use crate::net::Listener;
 use crate::session::{self, Accepted, Shared};
 use crate::waiting::WaitingRoom;
+use crate::workers::Workers;
 
 /// When the process has no descriptor or memory left, the kernel would answer the next `accept` the same at once.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -20,6 +21,7 @@ pub(crate) struct Tunnel {
     pub(crate) listener: Listener,
     pub(crate) shared: Arc<Shared>,
     pub(crate) room: Arc<WaitingRoom>,
+    pub(crate) workers: Arc<Workers>,
 }
 
 impl Tunnel {
@@ -42,12 +44,10 @@ impl Tunnel {
                         settings: Arc::clone(&self.shared.current.borrow()),
                         shared: Arc::clone(&self.shared),
                     };
-                    tokio::spawn(session::serve(accepted));
+                    self.serve(accepted);
                 }
                 Err(error) => {
-                    if self.shared.flood.admit(&name, "accept") {
-                        warn!(tunnel = &*name, %error, "a connection could not be accepted");
-                    }
+                    could_not_accept(&name, &self.shared, &error);
                     if is_exhaustion(&error) {
                         tokio::time::sleep(PAUSE).await;
                     }
@@ -55,6 +55,21 @@ impl Tunnel {
             }
         }
         info!(tunnel = &*name, address, "no longer listening");
+    }
+
+    fn serve(&self, accepted: Accepted) {
+        self.workers.serve(move || async move {
+            match accepted.stream.settle() {
+                Ok(stream) => session::serve(Accepted { stream, ..accepted }).await,
+                Err(error) => could_not_accept(&accepted.settings.name, &accepted.shared, &error),
+            }
+        });
+    }
+}
+
+fn could_not_accept(tunnel: &Arc<str>, shared: &Shared, error: &io::Error) {
+    if shared.flood.admit(tunnel, "accept") {
+        warn!(tunnel = &**tunnel, %error, "a connection could not be accepted");
     }
 }
 

@@ -287,7 +287,7 @@ fn completed(config: &str, dir: &Path) -> String {
     format!("{config}\n[log]\nformat = \"json\"\nlevel = \"debug\"\n")
 }
 
-/// The same tests over both forms of records: `PGTLSPROXY_TEST_RECORDS=in_place`.
+/// The same tests over both forms of records: `PGTLSPROXY_TEST_RECORDS=rustls`.
 fn with_records(config: &str) -> String {
     match std::env::var("PGTLSPROXY_TEST_RECORDS") {
         Ok(records) if !config.contains("[relay]") => {

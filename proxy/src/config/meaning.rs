@@ -106,8 +106,8 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
     let records = findings.one_of(
         "relay.records",
         file.relay.records.as_deref(),
-        Records::Rustls,
-        &[("rustls", Records::Rustls), ("in_place", Records::InPlace)],
+        Records::InPlace,
+        &[("in_place", Records::InPlace), ("rustls", Records::Rustls)],
     );
     if findings.errors.is_empty() {
         Ok(Config {

@@ -58,6 +58,14 @@ impl Peer {
 }
 
 impl Stream {
+    /// Moves it to the runtime of this thread from the one that accepted it.
+    pub(crate) fn settle(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(stream.into_std()?)?),
+        })
+    }
+
     /// Turns off Nagle's algorithm: a status update must not wait for an acknowledgement (tcp(7)).
     pub(crate) fn prepare(&self) -> io::Result<()> {
         match self {

@@ -27,6 +27,8 @@ use wire::Taken;
 
 use crate::net::{Stream, dead_peer, linger};
 
+#[cfg(feature = "trial")]
+pub(crate) use records::trial;
 pub(crate) use records::{InPlace, Kernel, RecordStream};
 pub(crate) use wire::Wire;
 

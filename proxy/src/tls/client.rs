@@ -91,8 +91,8 @@ async fn shake_in_place(
         .dangerous_into_kernel_connection()
         .map_err(io::Error::other)?;
     let records = InPlace::new(secrets, Kernel::Client(kernel));
-    let stream = RecordStream::new(stream, records, behind.received, behind.payload)
-        .map_err(|(fault, _)| io::Error::other(fault))?;
+    let stream =
+        RecordStream::new(stream, records, behind).map_err(|(fault, _)| io::Error::other(fault))?;
     Ok((Tls::InPlace(stream), id.unwrap_or_default(), parameters))
 }
 

@@ -241,7 +241,7 @@ async fn shake_in_place(
         Err(error) => return Err((io::Error::other(error), stream)),
     };
     let records = InPlace::new(secrets, Kernel::Server(kernel));
-    RecordStream::new(stream, records, behind.received, behind.payload)
+    RecordStream::new(stream, records, behind)
         .map(|stream| (Tls::InPlace(stream), settled))
         .map_err(|(fault, stream)| (io::Error::other(fault), stream))
 }

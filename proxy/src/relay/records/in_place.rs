@@ -8,7 +8,8 @@
 //! - plaintext is handed out only as what rustls' decrypter returned: after its tag was verified;
 //! - a length over 2^14 + 256 is refused before it is awaited;
 //! - the end is close_notify: EOF without it is for the relay to report; an alert, an unexpected type or handshake
-//!   message ends the session with the right alert;
+//!   message ends the session with the right alert. After either nothing more is opened, whoever asks, and after an
+//!   alert of ours nothing more is sealed;
 //! - a key update must end its record, and what follows is opened with the new key.
 
 use std::ops::Range;
@@ -33,13 +34,18 @@ use super::{BEFORE, BEHIND, Fault, Opened, PAYLOAD};
 
 /// Encrypted records all claim to be application data, version 1.2 (RFC 8446, 5.2).
 const OUTER_TYPE: u8 = 23;
+const OUTER_VERSION: [u8; 2] = [3, 3];
 const LONGEST_CIPHERTEXT: usize = PAYLOAD + 256;
-/// Records in a row without payload (empty, key updates, tickets): more is a flood.
-const FRUITLESS: u32 = 256;
-/// A handshake message split over records is put together up to this size; tickets are far smaller.
-const LONGEST_HANDSHAKE: usize = 16 * 1024;
+/// Records in a row without payload (empty, key updates, tickets): more is a flood. As many as rustls and OpenSSL take.
+const FRUITLESS: u32 = 32;
+/// A handshake message split over records is put together up to this size, as in rustls; tickets are far smaller.
+const LONGEST_HANDSHAKE: usize = 4 + 0xffff;
 /// Sent before the key's limit is reached, so that the update itself still fits.
 const MARGIN: u64 = 16;
+
+/// Alert levels (RFC 8446, 6).
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
 
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
@@ -70,8 +76,11 @@ pub(in super::super) struct Opener {
     shared: Shared,
     decrypter: Box<dyn MessageDecrypter>,
     sequence: u64,
+    /// The handshake message of which a part came.
     handshake: Vec<u8>,
     fruitless: u32,
+    /// How the peer's records ended: nothing is opened after it.
+    ended: Option<Result<(), Fault>>,
 }
 
 pub(in super::super) struct Sealer {
@@ -80,6 +89,8 @@ pub(in super::super) struct Sealer {
     /// Records that this key may still seal.
     left: u64,
     control: Vec<u8>,
+    /// An alert of ours was sealed: nothing is sealed after it.
+    closed: bool,
 }
 
 struct SealingKey {
@@ -117,19 +128,21 @@ impl InPlace {
             sequence: rx_sequence,
             handshake: Vec::new(),
             fruitless: 0,
+            ended: None,
         };
         let sealer = Sealer {
             shared: self.shared,
             key: SealingKey::new(tx, tx_sequence)?,
-            left: suite.common.confidentiality_limit.saturating_sub(MARGIN),
+            left: allowed(suite).saturating_sub(tx_sequence),
             control: Vec::new(),
+            closed: false,
         };
         Ok((opener, sealer))
     }
 }
 
 impl Kernel {
-    fn suite(&self) -> Result<&'static Tls13CipherSuite, Fault> {
+    pub(super) fn suite(&self) -> Result<&'static Tls13CipherSuite, Fault> {
         let suite = match self {
             Self::Client(kernel) => kernel.negotiated_cipher_suite(),
             Self::Server(kernel) => kernel.negotiated_cipher_suite(),
@@ -140,14 +153,16 @@ impl Kernel {
         }
     }
 
-    fn next_receiving_secret(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
+    pub(super) fn next_receiving_secret(
+        &mut self,
+    ) -> Result<(u64, ConnectionTrafficSecrets), Error> {
         match self {
             Self::Client(kernel) => kernel.update_rx_secret(),
             Self::Server(kernel) => kernel.update_rx_secret(),
         }
     }
 
-    fn next_sending_secret(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
+    pub(super) fn next_sending_secret(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Error> {
         match self {
             Self::Client(kernel) => kernel.update_tx_secret(),
             Self::Server(kernel) => kernel.update_tx_secret(),
@@ -165,21 +180,23 @@ impl Opener {
     ) -> Opened {
         let mut at = 0;
         let mut opened = Opened::default();
-        loop {
+        while self.ended.is_none() {
             match self.open_one(bytes, at, filled, ranges, &mut opened) {
                 Ok(Some(next)) => at = next,
                 Ok(None) => break,
-                Err(fault) => {
-                    opened.fault = Some(fault);
-                    break;
-                }
+                Err(fault) => self.ended = Some(Err(fault)),
             }
+        }
+        match &self.ended {
+            None => {}
+            Some(Ok(())) => opened.closed = true,
+            Some(Err(fault)) => opened.fault = Some(fault.clone()),
         }
         opened.rest = at..filled;
         opened
     }
 
-    /// Opens the record at `at` and gives where the next one begins; None if it is not whole, or the last.
+    /// Opens the record at `at` and gives where the next one begins; None if it is not whole.
     fn open_one(
         &mut self,
         bytes: &mut [u8],
@@ -188,15 +205,17 @@ impl Opener {
         ranges: &mut Vec<Range<usize>>,
         opened: &mut Opened,
     ) -> Result<Option<usize>, Fault> {
-        if opened.closed {
-            return Ok(None);
-        }
-        let Some(&[outer, _, _, high, low]) = bytes.get(at..filled).and_then(<[u8]>::first_chunk)
+        let Some(&[outer, major, minor, high, low]) =
+            bytes.get(at..filled).and_then(<[u8]>::first_chunk)
         else {
             return Ok(None);
         };
         if outer != OUTER_TYPE {
             return Err(unexpected("a record in plaintext after the handshake"));
+        }
+        // The tag covers the version as well, and peers seal this one; rustls' decrypter takes it for granted.
+        if [major, minor] != OUTER_VERSION {
+            return Err(undecryptable(&Error::DecryptError));
         }
         let length = usize::from(u16::from_be_bytes([high, low]));
         if length > LONGEST_CIPHERTEXT {
@@ -239,11 +258,16 @@ impl Opener {
                 }
             }
             ContentType::Alert => match *payload {
-                [_, description] => match AlertDescription::from(description) {
-                    AlertDescription::CloseNotify => opened.closed = true,
-                    AlertDescription::UserCanceled => {}
-                    alert => return Err(Fault::PeerAlert(alert)),
-                },
+                [level @ (WARNING | FATAL), description] => {
+                    match AlertDescription::from(description) {
+                        AlertDescription::CloseNotify => self.ended = Some(Ok(())),
+                        // close_notify is to follow it (RFC 8446, 6.1).
+                        AlertDescription::UserCanceled if level == WARNING => {}
+                        alert => return Err(Fault::PeerAlert(alert)),
+                    }
+                }
+                [_, _] => return Err(illegal("an alert of an unknown level")),
+                [] => return Err(unexpected("an empty alert")),
                 _ => return Err(undecodable("an alert of a wrong length")),
             },
             ContentType::Handshake => {
@@ -292,7 +316,11 @@ impl Opener {
                         opened.answer_due = true;
                     }
                 }
-                (KEY_UPDATE, _) => return Err(undecodable("a key update that says nothing known")),
+                // The alerts are RFC 8446's, 4.6.3 and 6.2.
+                (KEY_UPDATE, &[_]) => {
+                    return Err(illegal("a key update that asks for what nobody knows"));
+                }
+                (KEY_UPDATE, _) => return Err(undecodable("a key update of a wrong length")),
                 (NEW_SESSION_TICKET, body) => match &mut lock(&self.shared).kernel {
                     Kernel::Client(kernel) => kernel
                         .handle_new_session_ticket(body)
@@ -305,6 +333,10 @@ impl Opener {
             }
             self.handshake.drain(..length);
         }
+        if self.handshake.is_empty() {
+            // Room for a ticket is not kept as long as the session lives.
+            self.handshake = Vec::new();
+        }
         Ok(())
     }
 }
@@ -316,6 +348,9 @@ impl Sealer {
         bytes: &mut [u8],
         ranges: &mut [Range<usize>],
     ) -> Result<(), Fault> {
+        if self.closed {
+            return Err(Fault::Internal("nothing may be sealed after an alert"));
+        }
         // Before any range is sealed: what is written first must be sealed first.
         self.answer()?;
         if self.left <= ranges.len() as u64 {
@@ -340,21 +375,27 @@ impl Sealer {
 
     /// Seals the key update that the peer is owed.
     pub(in super::super) fn answer(&mut self) -> Result<(), Fault> {
+        if self.closed {
+            return Ok(());
+        }
         let due = std::mem::take(&mut lock(&self.shared).answer_due);
         if due { self.update_key() } else { Ok(()) }
     }
 
-    /// Adds an alert, close_notify among them.
+    /// Adds an alert, close_notify among them, if it is the first.
     pub(in super::super) fn alert(&mut self, alert: AlertDescription) -> Result<(), Fault> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
         let level = if alert == AlertDescription::CloseNotify {
-            1
+            WARNING
         } else {
-            2
+            FATAL
         };
         self.own_record(&[level, u8::from(alert)], ContentType::Alert)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "trial"))]
     pub(super) fn limit_records(&mut self, left: u64) {
         self.left = self.left.min(left);
     }
@@ -369,7 +410,7 @@ impl Sealer {
             .next_sending_secret()
             .map_err(|_| Fault::Internal("the sending key cannot be renewed"))?;
         self.key = SealingKey::new(secret, sequence)?;
-        self.left = suite.common.confidentiality_limit.saturating_sub(MARGIN);
+        self.left = allowed(suite);
         Ok(())
     }
 
@@ -433,7 +474,8 @@ impl SealingKey {
         let body = record.len().checked_sub(BEFORE).ok_or(NO_ROOM)?;
         let length = u16::try_from(body).map_err(|_| NO_ROOM)?.to_be_bytes();
         let (header, rest) = record.split_first_chunk_mut::<BEFORE>().ok_or(NO_ROOM)?;
-        *header = [OUTER_TYPE, 3, 3, length[0], length[1]];
+        let [major, minor] = OUTER_VERSION;
+        *header = [OUTER_TYPE, major, minor, length[0], length[1]];
         let (inner, tag_place) = rest.split_last_chunk_mut::<TAG>().ok_or(NO_ROOM)?;
         *inner.last_mut().ok_or(NO_ROOM)? = u8::from(kind);
 
@@ -453,7 +495,7 @@ impl SealingKey {
     }
 }
 
-fn decrypter(
+pub(super) fn decrypter(
     suite: &'static Tls13CipherSuite,
     secret: ConnectionTrafficSecrets,
 ) -> Result<Box<dyn MessageDecrypter>, Fault> {
@@ -465,6 +507,14 @@ fn decrypter(
         }
         _ => Err(Fault::Internal("a receiving key cannot be used")),
     }
+}
+
+/// Records that one key may seal, with room for the key update that ends its use. A build for a test of endurance may
+/// be told to renew its keys sooner, never later.
+fn allowed(suite: &Tls13CipherSuite) -> u64 {
+    let sooner = option_env!("PGTLSPROXY_RECORDS_PER_KEY").and_then(|number| number.parse().ok());
+    let limit = suite.common.confidentiality_limit;
+    limit.min(sooner.unwrap_or(limit)).saturating_sub(MARGIN)
 }
 
 fn undecryptable(error: &Error) -> Fault {
@@ -484,6 +534,13 @@ fn undecryptable(error: &Error) -> Fault {
 fn unexpected(why: &'static str) -> Fault {
     Fault::Broken {
         alert: AlertDescription::UnexpectedMessage,
+        why,
+    }
+}
+
+fn illegal(why: &'static str) -> Fault {
+    Fault::Broken {
+        alert: AlertDescription::IllegalParameter,
         why,
     }
 }

@@ -7,6 +7,8 @@ mod rustls;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(any(test, feature = "trial"))]
+pub(crate) mod trial;
 
 use std::ops::Range;
 

@@ -118,6 +118,13 @@ impl Sealer {
         drain(&mut lock(&self.connection), &mut self.control)
     }
 
+    #[cfg(any(test, feature = "trial"))]
+    pub(super) fn refresh(&mut self) {
+        lock(&self.connection)
+            .refresh_traffic_keys()
+            .expect("TLS 1.3");
+    }
+
     pub(in super::super) fn close(&mut self) -> Result<(), Fault> {
         let mut connection = lock(&self.connection);
         connection.send_close_notify();

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::rustls::AlertDescription;
 
 use super::in_place::{InPlace, Opener, Sealer};
 use super::{BEFORE, BEHIND, Fault, Opened, PAYLOAD};
@@ -23,7 +24,6 @@ pub(crate) struct RecordStream {
     /// Records sealed and not yet written.
     sealed: Vec<u8>,
     ended: Option<Result<(), Fault>>,
-    closing: bool,
 }
 
 /// What the relay goes on with.
@@ -38,12 +38,11 @@ pub(in super::super) struct Parts {
 }
 
 impl RecordStream {
-    /// `received` is ciphertext and `payload` is plaintext that came along with the end of the handshake.
+    /// `received` is ciphertext that came along with the end of the handshake.
     pub(crate) fn new(
         stream: Stream,
         records: InPlace,
         received: Vec<u8>,
-        payload: Vec<u8>,
     ) -> Result<Self, (Fault, Stream)> {
         let (opener, sealer) = match records.split() {
             Ok(split) => split,
@@ -54,10 +53,9 @@ impl RecordStream {
             opener: Box::new(opener),
             sealer: Box::new(sealer),
             received,
-            payload,
+            payload: Vec::new(),
             sealed: Vec::new(),
             ended: None,
-            closing: false,
         })
     }
 
@@ -65,7 +63,10 @@ impl RecordStream {
         &self.stream
     }
 
-    pub(in super::super) fn into_parts(self) -> Parts {
+    pub(in super::super) fn into_parts(mut self) -> Parts {
+        // What was sealed and not written goes before all that is sealed from now on.
+        self.sealed.append(self.sealer.control());
+        *self.sealer.control() = self.sealed;
         Parts {
             stream: self.stream,
             opener: self.opener,
@@ -93,7 +94,6 @@ impl RecordStream {
         self.received.drain(..rest.start);
         if let Some(fault) = fault {
             if let Fault::Broken { alert, .. } = fault {
-                // It goes out with the next write, if there is one.
                 let _ = self.sealer.alert(alert);
             }
             self.ended = Some(Err(fault));
@@ -132,7 +132,12 @@ impl AsyncRead for RecordStream {
             }
             match &this.ended {
                 Some(Ok(())) => return Poll::Ready(Ok(())),
-                Some(Err(fault)) => return Poll::Ready(Err(io::Error::other(fault.clone()))),
+                Some(Err(fault)) => {
+                    let error = io::Error::other(fault.clone());
+                    // The alert goes out now if it can: whoever cannot read does not write any more.
+                    let _ = this.poll_write_sealed(cx);
+                    return Poll::Ready(Err(error));
+                }
                 None => {}
             }
             let before = this.received.len();
@@ -188,12 +193,9 @@ impl AsyncWrite for RecordStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.closing {
-            this.closing = true;
-            this.sealer
-                .alert(tokio_rustls::rustls::AlertDescription::CloseNotify)
-                .map_err(io::Error::other)?;
-        }
+        this.sealer
+            .alert(AlertDescription::CloseNotify)
+            .map_err(io::Error::other)?;
         ready!(this.poll_write_sealed(cx))?;
         Pin::new(&mut this.stream).poll_shutdown(cx)
     }

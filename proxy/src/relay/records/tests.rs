@@ -1,302 +1,50 @@
-//! One suite over both forms of records, with rustls itself as the peer: the same bytes or the same refusal, for any
-//! split, any record size, key updates in between, tampered and truncated streams. Each case is made from a seed.
-//! `PGTLSPROXY_RECORDS=100000000 cargo test --release differential` runs until so many records were compared.
+//! One suite over both forms of records: the same bytes or the same refusal, for any split, any record size, key updates
+//! in between, forged, tampered and truncated streams. Each case is made from a seed.
+//! `PGTLSPROXY_RECORDS=100000000 cargo test --release -p pgtlsproxy differential` runs until so many records were
+//! compared, and says now and then how many it were.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
 
-use tokio_rustls::rustls::client::UnbufferedClientConnection;
-use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::server::UnbufferedServerConnection;
-use tokio_rustls::rustls::unbuffered::{ConnectionState, EncodeError};
-use tokio_rustls::rustls::version::TLS13;
-use tokio_rustls::rustls::{
-    ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
-    SupportedCipherSuite,
+use tokio_rustls::rustls::Connection;
+
+use super::super::pool;
+use super::trial::{
+    Choices, Forger, Form, Inner, Ours, Outcome, Pki, Random, SUITES, contend, feed, seal,
 };
-
-use super::super::pool::{self, Buffer};
 use super::*;
 
-const SUITES: [SupportedCipherSuite; 3] = [
-    aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-    aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-    aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-];
+/// Of so many conversations one has rustls' own connection as the peer, the others a forger.
+const WITH_RUSTLS: u64 = 8;
+/// Records between two lines of progress.
+const PROGRESS: u64 = 1_000_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Buffered,
-    InPlace,
-}
-
-/// Our end as the relay holds it, and a rustls connection as the peer.
+/// Our end in one form, and rustls' own connection as the peer.
 struct Ends {
-    opener: Opener,
-    sealer: Sealer,
+    ours: Ours,
+    kept: Vec<u8>,
     peer: Connection,
     /// What came along with the end of the handshake: tickets.
-    early: Vec<u8>,
+    behind: Vec<u8>,
 }
 
-struct Pki {
-    server: Arc<ServerConfig>,
-    client: Arc<ClientConfig>,
-}
-
-impl Pki {
-    fn new(suite: SupportedCipherSuite, tickets: usize) -> Self {
-        let certified = rcgen::generate_simple_self_signed(vec!["peer".to_owned()]).unwrap();
-        let certificate = CertificateDer::from(certified.cert.der().to_vec());
-        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(CryptoProvider {
-            cipher_suites: vec![suite],
-            ..aws_lc_rs::default_provider()
-        });
-        let mut roots = RootCertStore::empty();
-        roots.add(certificate.clone()).unwrap();
-        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        server.send_tls13_tickets = tickets;
-        server.enable_secret_extraction = true;
-        let mut client = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        client.enable_secret_extraction = true;
+impl Ends {
+    fn new(pki: &Pki, form: Form, we_serve: bool) -> Self {
+        let (ours, peer, behind) = pki.against_rustls(form, we_serve);
         Self {
-            server: Arc::new(server),
-            client: Arc::new(client),
+            ours,
+            kept: Vec::new(),
+            peer,
+            behind,
         }
     }
 
-    fn ends(&self, form: Form, we_serve: bool) -> Ends {
-        let name = || ServerName::try_from("peer").unwrap();
-        let server = || ServerConnection::new(Arc::clone(&self.server)).unwrap();
-        let client = || ClientConnection::new(Arc::clone(&self.client), name()).unwrap();
-        let mut peer = if we_serve {
-            Connection::from(client())
-        } else {
-            Connection::from(server())
-        };
-        match form {
-            Form::Buffered => {
-                let mut ours = if we_serve {
-                    Connection::from(server())
-                } else {
-                    Connection::from(client())
-                };
-                while ours.is_handshaking() || peer.is_handshaking() {
-                    carry(&mut peer, &mut ours);
-                    carry(&mut ours, &mut peer);
-                }
-                let mut early = Vec::new();
-                while peer.wants_write() {
-                    peer.write_tls(&mut early).unwrap();
-                }
-                let (opener, sealer, payload) = Buffered::new(ours).split();
-                assert!(payload.is_empty());
-                Ends {
-                    opener: Opener::Buffered(opener),
-                    sealer: Sealer::Buffered(sealer),
-                    peer,
-                    early,
-                }
-            }
-            Form::InPlace => {
-                let (records, early) = if we_serve {
-                    let mut ours =
-                        UnbufferedServerConnection::new(Arc::clone(&self.server)).unwrap();
-                    let early = shake(|bytes| step(ours.process_tls_records(bytes)), &mut peer);
-                    let (secrets, kernel) = ours.dangerous_into_kernel_connection().unwrap();
-                    (InPlace::new(secrets, Kernel::Server(kernel)), early)
-                } else {
-                    let mut ours =
-                        UnbufferedClientConnection::new(Arc::clone(&self.client), name()).unwrap();
-                    let early = shake(|bytes| step(ours.process_tls_records(bytes)), &mut peer);
-                    let (secrets, kernel) = ours.dangerous_into_kernel_connection().unwrap();
-                    (InPlace::new(secrets, Kernel::Client(kernel)), early)
-                };
-                let (opener, sealer) = records.split().unwrap();
-                Ends {
-                    opener: Opener::InPlace(Box::new(opener)),
-                    sealer: Sealer::InPlace(Box::new(sealer)),
-                    peer,
-                    early,
-                }
-            }
-        }
-    }
-}
-
-fn carry(from: &mut Connection, to: &mut Connection) {
-    let mut bytes = Vec::new();
-    while from.wants_write() {
-        from.write_tls(&mut bytes).unwrap();
-    }
-    let mut rest = bytes.as_slice();
-    while !rest.is_empty() {
-        to.read_tls(&mut rest).unwrap();
-        to.process_new_packets().unwrap();
-    }
-}
-
-enum Step {
-    Sent(Vec<u8>),
-    Nothing,
-    Read,
-    Done,
-}
-
-fn step<D>(status: tokio_rustls::rustls::unbuffered::UnbufferedStatus<'_, '_, D>) -> (usize, Step) {
-    let step = match status.state.unwrap() {
-        ConnectionState::EncodeTlsData(mut data) => {
-            let mut out = Vec::new();
-            let n = loop {
-                match data.encode(&mut out) {
-                    Ok(n) => break n,
-                    Err(EncodeError::InsufficientSize(size)) => out.resize(size.required_size, 0),
-                    Err(error) => panic!("{error}"),
-                }
-            };
-            out.truncate(n);
-            Step::Sent(out)
-        }
-        ConnectionState::TransmitTlsData(data) => {
-            data.done();
-            Step::Nothing
-        }
-        ConnectionState::BlockedHandshake => Step::Read,
-        ConnectionState::WriteTraffic(_) => Step::Done,
-        other => panic!("{other:?}"),
-    };
-    (status.discard, step)
-}
-
-/// A handshake in memory; gives what the peer sent behind it.
-fn shake(mut ours: impl FnMut(&mut [u8]) -> (usize, Step), peer: &mut Connection) -> Vec<u8> {
-    let mut incoming = Vec::new();
-    loop {
-        let (discard, step) = ours(&mut incoming);
-        incoming.drain(..discard);
-        match step {
-            Step::Sent(bytes) => {
-                let mut rest = bytes.as_slice();
-                while !rest.is_empty() {
-                    peer.read_tls(&mut rest).unwrap();
-                    peer.process_new_packets().unwrap();
-                }
-            }
-            Step::Nothing => {}
-            Step::Read => {
-                while peer.wants_write() {
-                    peer.write_tls(&mut incoming).unwrap();
-                }
-            }
-            Step::Done => {
-                while peer.wants_write() {
-                    peer.write_tls(&mut incoming).unwrap();
-                }
-                return incoming;
-            }
-        }
-    }
-}
-
-/// xorshift64*: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    fn feed(&mut self, stream: &[u8], splits: &mut Random) -> Outcome {
+        feed(&mut self.ours.opener, &mut self.kept, stream, splits)
     }
 
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
+    fn seal(&mut self, payload: &[u8]) -> Vec<u8> {
+        seal(&mut self.ours.sealer, payload)
     }
-
-    /// Mostly small, sometimes a whole record and more.
-    fn size(&mut self) -> usize {
-        match self.below(10) {
-            0 => self.below(40_000),
-            1 => PAYLOAD,
-            _ => 1 + self.below(300),
-        }
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.next() as u8).collect()
-    }
-}
-
-/// What came out of an opener that was fed in pieces, as the relay feeds it.
-#[derive(Debug, PartialEq, Eq)]
-struct Outcome {
-    payload: Vec<u8>,
-    closed: bool,
-    refused: bool,
-}
-
-fn feed(ends: &mut Ends, stream: &[u8], random: &mut Random) -> Outcome {
-    let mut outcome = Outcome {
-        payload: Vec::new(),
-        closed: false,
-        refused: false,
-    };
-    let mut buffer = pool::borrow();
-    let reserve = ends.opener.reserve();
-    let mut have = reserve;
-    let mut rest = stream;
-    while !rest.is_empty() {
-        let most = match random.below(4) {
-            0 => 1 + random.below(40),
-            1 => 1 + random.below(20_000),
-            _ => usize::MAX,
-        };
-        let n = rest.len().min(most).min(buffer.bytes.len() - have);
-        buffer.bytes[have..have + n].copy_from_slice(&rest[..n]);
-        rest = &rest[n..];
-        have += n;
-        let opened = ends.opener.open(&mut buffer, have);
-        let Buffer { bytes, ranges } = &mut *buffer;
-        for range in ranges.drain(..) {
-            outcome.payload.extend_from_slice(&bytes[range]);
-        }
-        if opened.fault.is_some() || opened.closed {
-            outcome.refused = opened.fault.is_some();
-            outcome.closed = opened.closed;
-            return outcome;
-        }
-        have = reserve + opened.rest.len();
-        bytes.copy_within(opened.rest, reserve);
-    }
-    outcome
-}
-
-/// Seals `payload` as the relay does and gives what is to be written.
-fn seal(sealer: &mut Sealer, payload: &[u8]) -> Vec<u8> {
-    let mut written = Vec::new();
-    for piece in payload.chunks(PAYLOAD) {
-        let mut buffer = pool::borrow();
-        buffer.bytes[BEFORE..BEFORE + piece.len()].copy_from_slice(piece);
-        buffer.ranges.clear();
-        buffer.ranges.push(BEFORE..BEFORE + piece.len());
-        sealer.seal(&mut buffer).unwrap();
-        written.append(sealer.control());
-        for range in &buffer.ranges {
-            written.extend_from_slice(&buffer.bytes[range.clone()]);
-        }
-    }
-    written
 }
 
 fn peer_reads(peer: &mut Connection, stream: &[u8], random: &mut Random) -> Vec<u8> {
@@ -337,99 +85,111 @@ fn peer_sends(peer: &mut Connection, random: &mut Random, most: usize) -> (Vec<u
     (payload, stream, records)
 }
 
-/// One conversation from a seed; gives all that our side delivered, and how many records were compared.
+/// One conversation with rustls from a seed; gives all that our side delivered, and how many records were compared.
 fn converse(pki: &Pki, form: Form, seed: u64) -> (Vec<Outcome>, u64) {
-    let mut random = Random(seed | 1);
+    let mut random = Random(seed | 1 << 40);
     let we_serve = random.below(2) == 0;
-    let mut ends = pki.ends(form, we_serve);
+    let mut ends = Ends::new(pki, form, we_serve);
     let mut records = 0;
     let mut outcomes = Vec::new();
-    let mut prefix = std::mem::take(&mut ends.early);
-    for _ in 0..1 + random.below(4) {
+    let mut stream = std::mem::take(&mut ends.behind);
+    for _ in 0..1 + random.below(20) {
         let mut of_both = Random(random.next() | 1);
         let mut of_splits = Random(random.next() | 1);
-        let (payload, mut stream, sent) = peer_sends(&mut ends.peer, &mut of_both, 30);
-        records += sent;
-        let tickets = prefix.len();
-        let mut whole = std::mem::take(&mut prefix);
-        whole.append(&mut stream);
-        let fate = random.below(6);
-        let at = random.next();
-        match fate {
-            0 => {
-                // Anywhere behind the tickets, whose length the forms need not share.
-                let index = tickets + (at % (whole.len() - tickets) as u64) as usize;
-                whole[index] ^= 1 << (at % 8);
-            }
-            1 => whole.truncate(tickets + (at % (whole.len() - tickets) as u64) as usize),
-            _ => {}
+        let (payload, mut sent, count) = peer_sends(&mut ends.peer, &mut of_both, 30);
+        records += count;
+        let tickets = stream.len();
+        stream.append(&mut sent);
+        let cut_off = random.below(20) == 0;
+        if cut_off {
+            // Behind the tickets, whose length the forms need not share.
+            stream.truncate(tickets + random.below(stream.len() - tickets));
         }
-        let outcome = feed(&mut ends, &whole, &mut of_splits);
-        if fate > 1 {
-            assert!(
-                !outcome.refused && outcome.payload == payload,
-                "seed {seed} {form:?}"
-            );
-        } else {
-            assert!(
-                payload.starts_with(&outcome.payload),
-                "seed {seed} {form:?}"
-            );
-        }
+        let outcome = ends.feed(&stream, &mut of_splits);
+        stream.clear();
+        assert!(!outcome.refused, "seed {seed} {form:?}");
+        assert!(
+            payload.starts_with(&outcome.payload),
+            "seed {seed} {form:?}"
+        );
+        let whole = outcome.payload == payload;
         outcomes.push(outcome);
-        if fate <= 1 {
+        if cut_off {
             return (outcomes, records);
         }
+        assert!(whole, "seed {seed} {form:?}");
         let length = of_both.size();
         let answer = of_both.bytes(length);
         records += answer.len().div_ceil(PAYLOAD) as u64;
-        let sealed = seal(&mut ends.sealer, &answer);
-        assert_eq!(
-            peer_reads(&mut ends.peer, &sealed, &mut of_splits),
-            answer,
-            "seed {seed} {form:?}"
-        );
+        let sealed = ends.seal(&answer);
+        let read = peer_reads(&mut ends.peer, &sealed, &mut of_splits);
+        assert_eq!(read, answer, "seed {seed} {form:?}");
     }
-    ends.sealer.close().unwrap();
-    let closing = std::mem::take(ends.sealer.control());
+    ends.ours.sealer.close().unwrap();
+    let closing = std::mem::take(ends.ours.sealer.control());
     assert!(peer_reads(&mut ends.peer, &closing, &mut random).is_empty());
     assert!(
         matches!(ends.peer.reader().read(&mut [0; 1]), Ok(0)),
         "close_notify"
     );
     ends.peer.send_close_notify();
-    let mut closing = Vec::new();
-    ends.peer.write_tls(&mut closing).unwrap();
-    outcomes.push(feed(&mut ends, &closing, &mut random));
+    ends.peer.write_tls(&mut stream).unwrap();
+    outcomes.push(ends.feed(&stream, &mut random));
     (outcomes, records)
 }
 
 #[test]
 fn differential() {
-    let wanted: u64 = std::env::var("PGTLSPROXY_RECORDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(4000);
-    let pkis: Vec<Pki> = SUITES.iter().map(|suite| Pki::new(*suite, 2)).collect();
-    let mut compared = 0;
-    let mut seed = 1;
-    while compared < wanted {
-        for pki in &pkis {
+    let number = |name: &str| std::env::var(name).ok()?.parse().ok();
+    let wanted: u64 = number("PGTLSPROXY_RECORDS").unwrap_or(20_000);
+    let first: u64 = number("PGTLSPROXY_SEED").unwrap_or(1);
+    let forged = Pki::of_each_suite();
+    let ticketed = SUITES.map(|suite| Pki::new(suite, 2));
+    let (mut with_rustls, mut with_forger, mut seed) = (0, 0, first);
+    while with_rustls + with_forger < wanted {
+        let before = with_rustls + with_forger;
+        // Shown if it fails.
+        println!("seed {seed}");
+        if seed % WITH_RUSTLS == 0 {
+            let pki = &ticketed[(seed / WITH_RUSTLS % 3) as usize];
             let (reference, records) = converse(pki, Form::Buffered, seed);
             let (ours, _) = converse(pki, Form::InPlace, seed);
-            assert_eq!(reference, ours, "seed {seed}");
-            compared += records;
-            seed += 1;
+            assert_eq!(reference, ours);
+            with_rustls += records;
+        } else {
+            with_forger += contend(&forged, &mut Random(seed | 1 << 40));
+        }
+        seed += 1;
+        let compared = with_rustls + with_forger;
+        if before / PROGRESS < compared / PROGRESS {
+            eprintln!("{compared} records compared");
         }
     }
-    println!("{compared} records compared, {} conversations", seed - 1);
+    eprintln!(
+        "{with_forger} records against a forger, {with_rustls} against rustls, {} conversations",
+        seed - first
+    );
+}
+
+/// What the fuzzer found worth keeping, among it what once broke something.
+#[test]
+fn the_fuzz_corpus_holds() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/records");
+    let mut count = 0;
+    for input in std::fs::read_dir(corpus).unwrap() {
+        let input = input.unwrap().path();
+        println!("{}", input.display()); // shown if it fails
+        trial::contend_by(&std::fs::read(input).unwrap());
+        count += 1;
+    }
+    assert!(count >= 20, "{count} inputs");
 }
 
 fn both(test: impl Fn(Ends, Form)) {
     let pki = Pki::new(SUITES[0], 0);
     for form in [Form::Buffered, Form::InPlace] {
         for we_serve in [true, false] {
-            test(pki.ends(form, we_serve), form);
+            test(Ends::new(&pki, form, we_serve), form);
         }
     }
 }
@@ -441,12 +201,12 @@ fn a_key_update_that_asks_for_one_is_answered() {
         ends.peer.refresh_traffic_keys().unwrap();
         let mut stream = Vec::new();
         ends.peer.write_tls(&mut stream).unwrap();
-        assert_eq!(feed(&mut ends, &stream, &mut random).payload, b"");
-        ends.sealer.answer().unwrap();
-        let mut sealed = std::mem::take(ends.sealer.control());
+        assert_eq!(ends.feed(&stream, &mut random).payload, b"");
+        ends.ours.sealer.answer().unwrap();
+        let mut sealed = std::mem::take(ends.ours.sealer.control());
         // rustls answers along with its next data.
         assert_eq!(sealed.is_empty(), form == Form::Buffered);
-        sealed.extend(seal(&mut ends.sealer, b"under the new key"));
+        sealed.extend(ends.seal(b"under the new key"));
         assert_eq!(
             peer_reads(&mut ends.peer, &sealed, &mut random),
             b"under the new key"
@@ -462,7 +222,7 @@ fn a_length_that_tls_does_not_allow_is_refused_before_it_is_awaited() {
             Form::InPlace => [23, 3, 3, 0x41, 0x01],
             Form::Buffered => [23, 3, 3, 0xff, 0xff],
         };
-        let outcome = feed(&mut ends, &header, &mut Random(3));
+        let outcome = ends.feed(&header, &mut Random(3));
         assert!(outcome.refused, "{form:?}");
     });
 }
@@ -471,7 +231,7 @@ fn a_length_that_tls_does_not_allow_is_refused_before_it_is_awaited() {
 fn plaintext_after_the_handshake_is_refused() {
     both(|mut ends, form| {
         for record in [&[22, 3, 3, 0, 1, 0][..], &[20, 3, 3, 0, 1, 1]] {
-            let outcome = feed(&mut ends, record, &mut Random(3));
+            let outcome = ends.feed(record, &mut Random(3));
             // Once refused, always refused: rustls stays in its error.
             assert!(outcome.refused, "{form:?} {record:?}");
         }
@@ -490,9 +250,9 @@ fn a_fatal_alert_ends_the_session() {
         let mut alert = Vec::new();
         ends.peer.write_tls(&mut alert).unwrap();
         let mut buffer = pool::borrow();
-        let at = ends.opener.reserve();
+        let at = ends.ours.opener.reserve();
         buffer.bytes[at..at + alert.len()].copy_from_slice(&alert);
-        let opened = ends.opener.open(&mut buffer, at + alert.len());
+        let opened = ends.ours.opener.open(&mut buffer, at + alert.len());
         assert_eq!(
             opened.fault,
             Some(Fault::PeerAlert(AlertDescription::BadRecordMac)),
@@ -504,19 +264,19 @@ fn a_fatal_alert_ends_the_session() {
 #[test]
 fn a_key_is_renewed_before_its_limit() {
     let pki = Pki::new(SUITES[0], 0);
-    let mut ends = pki.ends(Form::InPlace, true);
+    let mut ends = Ends::new(&pki, Form::InPlace, true);
     let mut random = Random(11);
-    let Sealer::InPlace(sealer) = &mut ends.sealer else {
+    let Sealer::InPlace(sealer) = &mut ends.ours.sealer else {
         panic!()
     };
     sealer.limit_records(3);
     let mut received = Vec::new();
     let mut updates = 0;
     for _ in 0..20 {
-        let sealed = seal(&mut ends.sealer, b"abc");
+        let sealed = ends.seal(b"abc");
         updates += usize::from(sealed.len() > BEFORE + 3 + BEHIND);
         received.extend(peer_reads(&mut ends.peer, &sealed, &mut random));
-        let Sealer::InPlace(sealer) = &mut ends.sealer else {
+        let Sealer::InPlace(sealer) = &mut ends.ours.sealer else {
             panic!()
         };
         sealer.limit_records(3);
@@ -528,11 +288,105 @@ fn a_key_is_renewed_before_its_limit() {
 #[test]
 fn a_flood_of_records_without_data_is_refused() {
     let pki = Pki::new(SUITES[0], 0);
-    let mut ends = pki.ends(Form::InPlace, true);
+    let mut ends = Ends::new(&pki, Form::InPlace, true);
     let mut stream = Vec::new();
     for _ in 0..400 {
         ends.peer.refresh_traffic_keys().unwrap();
         ends.peer.write_tls(&mut stream).unwrap();
     }
-    assert!(feed(&mut ends, &stream, &mut Random(5)).refused);
+    assert!(ends.feed(&stream, &mut Random(5)).refused);
+}
+
+/// What in place makes of records, one after the other, and how the last of them ended it.
+fn in_place(records: impl FnOnce(&mut Forger) -> Vec<Vec<u8>>) -> (Vec<Opened>, Ours) {
+    let (mut ours, mut forger) = Forger::meets(&Pki::new(SUITES[0], 0), Form::InPlace, true);
+    let opened = records(&mut forger)
+        .iter()
+        .map(|record| {
+            let mut buffer = pool::borrow();
+            buffer.bytes[..record.len()].copy_from_slice(record);
+            ours.opener.open(&mut buffer, record.len())
+        })
+        .collect();
+    (opened, ours)
+}
+
+fn inner(kind: u8, content: &[u8]) -> Inner {
+    Inner {
+        kind,
+        content: content.to_vec(),
+        padding: 0,
+    }
+}
+
+#[test]
+fn each_offence_has_its_alert() {
+    use AlertDescription::*;
+    let cases: [(u8, &[u8], _); 9] = [
+        // RFC 8446, 5.1: neither may be empty. rustls lets an empty handshake record pass.
+        (22, &[], UnexpectedMessage),
+        (21, &[], UnexpectedMessage),
+        (21, &[1], DecodeError),
+        (21, &[3, 0], IllegalParameter),
+        // RFC 8446, 4.6.3.
+        (22, &[24, 0, 0, 1, 2], IllegalParameter),
+        (22, &[24, 0, 0, 0], DecodeError),
+        (22, &[24, 0, 0, 1, 0, 24], UnexpectedMessage),
+        (20, &[1], UnexpectedMessage),
+        (23, &[0; PAYLOAD + 1], RecordOverflow),
+    ];
+    for (kind, content, expected) in cases {
+        let (opened, _) = in_place(|forger| vec![forger.seal(&inner(kind, content))]);
+        let Some(Fault::Broken { alert, .. }) = opened[0].fault else {
+            panic!("{kind} {content:?}: {opened:?}");
+        };
+        assert_eq!(alert, expected, "{kind} {content:?}");
+    }
+}
+
+#[test]
+fn every_changed_bit_of_a_record_is_noticed() {
+    let length = in_place(|forger| vec![forger.seal(&inner(23, b"payload"))]).0[0]
+        .rest
+        .end;
+    for bit in 0..length * 8 {
+        let (opened, _) = in_place(|forger| {
+            let mut record = forger.seal(&inner(23, b"payload"));
+            record[bit / 8] ^= 1 << (bit % 8);
+            if (3..5).contains(&(bit / 8)) {
+                // What a longer length waits for.
+                record.resize(record.len() + 40_000, 0);
+            }
+            vec![record]
+        });
+        assert!(opened[0].fault.is_some(), "{bit}");
+    }
+}
+
+#[test]
+fn nothing_is_opened_after_an_end() {
+    for (kind, content) in [(21, &[1, 0]), (21, &[2, 40])] {
+        let (opened, _) = in_place(|forger| {
+            let end = forger.seal(&inner(kind, content));
+            vec![end, forger.seal(&inner(23, b"and another thing"))]
+        });
+        for opened in opened {
+            assert!(opened.closed || opened.fault.is_some());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_sealed_after_an_alert() {
+    let (_, ours) = in_place(|forger| vec![forger.seal(&inner(22, &[24, 0, 0, 1, 1]))]);
+    let Sealer::InPlace(mut sealer) = ours.sealer else {
+        panic!()
+    };
+    sealer.alert(AlertDescription::CloseNotify).unwrap();
+    let closing = sealer.control().len();
+    sealer.answer().unwrap();
+    sealer.alert(AlertDescription::DecodeError).unwrap();
+    assert_eq!(sealer.control().len(), closing);
+    let payload = 5..6;
+    assert!(sealer.seal(&mut [0; 30], &mut [payload]).is_err());
 }

@@ -1,0 +1,123 @@
+//! A session under full load takes nothing from its neighbours but its share: small round trips go on beside streams that
+//! never pause, and streams advance together. More streams than processors, so that some share one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use testbed::wire::{message, replication_startup};
+use testbed::{StandIn, Tunnel, Wire, wait_until};
+
+const MIB: u64 = 1 << 20;
+
+/// A session past its startup: the standby's end and PostgreSQL's.
+fn session(tunnel: &Tunnel, stand_in: &StandIn) -> (Wire, Wire) {
+    let mut downstream = Wire::tcp(tunnel.client.address());
+    downstream.send(&replication_startup());
+    let (mut upstream, _) = stand_in.accept_startup();
+    upstream.greet(1, b"key!");
+    downstream.read_greeting();
+    (downstream, upstream)
+}
+
+/// WAL as fast as it goes, until it is dropped.
+struct Stream {
+    moved: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    ends: Vec<JoinHandle<()>>,
+}
+
+impl Stream {
+    fn start((mut downstream, mut upstream): (Wire, Wire)) -> Self {
+        let moved = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&moved));
+        let wal = message(b'd', &vec![7; 128 * 1024 - 5]);
+        let length = wal.len();
+        let writer = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) && upstream.try_send(&wal).is_ok() {}
+        });
+        let stopped = Arc::clone(&stop);
+        let reader = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                downstream.read_exactly(length);
+                counted.fetch_add(length as u64, Ordering::Relaxed);
+            }
+        });
+        Self {
+            moved,
+            stop,
+            ends: vec![writer, reader],
+        }
+    }
+
+    fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for end in self.ends.drain(..) {
+            // Whichever ends first may leave the other a broken connection.
+            let _ = end.join();
+        }
+    }
+}
+
+fn streams(tunnel: &Tunnel, stand_in: &StandIn) -> Vec<Stream> {
+    let processors = thread::available_parallelism().map_or(2, usize::from);
+    let streams = (0..2 * processors).map(|_| Stream::start(session(tunnel, stand_in)));
+    let streams: Vec<Stream> = streams.collect();
+    wait_until("every stream to flow", || {
+        streams.iter().all(|stream| stream.moved() > MIB)
+    });
+    streams
+}
+
+#[test]
+fn round_trips_go_on_beside_streams_at_full_speed() {
+    let stand_in = StandIn::new();
+    let tunnel = Tunnel::with(stand_in.upstream(), "", "");
+    let streams = streams(&tunnel, &stand_in);
+    let (mut standby, mut primary) = session(&tunnel, &stand_in);
+    let moved = || streams.iter().map(Stream::moved).sum::<u64>();
+    let before = moved();
+    let mut took = Vec::new();
+    while took.len() < 100 || moved() - before < 256 * MIB {
+        let begun = Instant::now();
+        standby.send(&message(b'd', &[1; 34]));
+        primary.read_exactly(39);
+        primary.send(&message(b'd', &[2; 59]));
+        standby.read_exactly(64);
+        took.push(begun.elapsed());
+    }
+    took.sort_unstable();
+    let (middle, longest) = (took[took.len() / 2], took[took.len() - 1]);
+    println!(
+        "{} round trips, {middle:?}, at most {longest:?}",
+        took.len()
+    );
+    // Threads wait for each other here, many for each processor. Only starvation comes near these bounds.
+    assert!(middle < Duration::from_millis(250), "{middle:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+}
+
+#[test]
+fn streams_at_full_speed_advance_together() {
+    let stand_in = StandIn::new();
+    let tunnel = Tunnel::with(stand_in.upstream(), "", "");
+    let streams = streams(&tunnel, &stand_in);
+    let before: Vec<u64> = streams.iter().map(Stream::moved).collect();
+    let moved = || {
+        let moved = streams.iter().zip(&before);
+        moved.map(|(stream, before)| stream.moved() - before)
+    };
+    wait_until("the streams to move", || moved().sum::<u64>() > 512 * MIB);
+    let share = moved().sum::<u64>() / streams.len() as u64;
+    let least = moved().min().unwrap();
+    println!("{least} bytes where {share} are a fair share");
+    assert!(least > share / 4, "{least} of {share}");
+}
