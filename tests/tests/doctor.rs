@@ -117,8 +117,10 @@ fn who_is_let_in_by_18() {
 fn way_to_the_far_proxy() {
     let mut site = Site::new(15);
     let client = |config: &str| {
+        let mark = site.client.log().mark();
         site.client.rewrite(config);
         site.client.reload();
+        site.client.log().wait_for_after(mark, "\"reloaded\"");
         site.break_stream();
         site.doctor_on_standby()
     };
@@ -136,8 +138,10 @@ fn way_to_the_far_proxy() {
     site.wait_for_stream();
 
     let server = |config: &str| {
+        let mark = site.server.log().mark();
         site.server.rewrite(config);
         site.server.reload();
+        site.server.log().wait_for_after(mark, "\"reloaded\"");
         site.break_stream();
         site.doctor_on_standby()
     };

@@ -54,9 +54,8 @@ impl Live {
     /// Ends this session. Its frontend is told why at the next message boundary, if one comes in time. The first
     /// reason stands.
     pub(crate) fn end(&self, reason: Refusal) {
-        // The words for one that asks, and never a SQLSTATE that stands for "try again now".
+        // The words for one that asks.
         let reason = Refusal {
-            sqlstate: SqlState::INVALID_AUTHORIZATION,
             message: format!("terminating connection: {}", reason.message),
             ..reason
         };

@@ -1,7 +1,7 @@
 //! The verdict on a live session under settings that came after it: whether it would be admitted today. Asked when a
 //! reload brings new CAs, CRLs or rules, and by a session that was on its way meanwhile.
 
-use protocol::error_response::Refusal;
+use protocol::error_response::{Refusal, SqlState};
 
 use super::legs::{DownstreamLeg, Settings, UpstreamLeg};
 use super::registry::Live;
@@ -14,7 +14,15 @@ pub(super) fn objection(live: &Live, settings: &Settings) -> Option<Refusal> {
     downstream(live, &settings.downstream)
         .and_then(|()| upstream(live, &settings.upstream))
         .err()
-        .map(|refusal| *refusal)
+        .map(|refusal| not_admitted(*refusal))
+}
+
+/// Never with a SQLSTATE that stands for "try again now".
+fn not_admitted(refusal: Refusal) -> Refusal {
+    Refusal {
+        sqlstate: SqlState::INVALID_AUTHORIZATION,
+        ..refusal
+    }
 }
 
 /// Why the session must end now that a certificate in it has expired; none if none has.
@@ -27,7 +35,7 @@ pub(super) fn expiry(live: &Live, credentials: &Credentials, now: i64) -> Option
     downstream
         .chain(far)
         .find_map(Result::err)
-        .map(|refusal| *refusal)
+        .map(|refusal| not_admitted(*refusal))
 }
 
 fn downstream(live: &Live, leg: &DownstreamLeg) -> Result<(), Box<Refusal>> {
