@@ -120,7 +120,7 @@ fn way_to_the_far_proxy() {
         let mark = site.client.log().mark();
         site.client.rewrite(config);
         site.client.reload();
-        site.client.log().wait_for_after(mark, "\"reloaded\"");
+        site.client.log().wait_for_after(mark, "\"reload");
         site.break_stream();
         site.doctor_on_standby()
     };
@@ -141,7 +141,7 @@ fn way_to_the_far_proxy() {
         let mark = site.server.log().mark();
         site.server.rewrite(config);
         site.server.reload();
-        site.server.log().wait_for_after(mark, "\"reloaded\"");
+        site.server.log().wait_for_after(mark, "\"reload");
         site.break_stream();
         site.doctor_on_standby()
     };

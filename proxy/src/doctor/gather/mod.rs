@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use self::cluster::Place;
 use self::conninfo::Conninfo;
 use self::walsender::{Ask, Stream};
-use super::facts::{Answer, Backend, Cluster, Door, Facts, Reach, Route, Side, Upstream};
+use super::facts::{Answer, Backend, Cluster, Door, Facts, Reach, Replay, Route, Side, Upstream};
 use crate::cli::DoctorFlags;
 use crate::config::{self, Config, Source, Tunnel};
 use crate::net::{ListenAddress, PostgresAddress, Target};
@@ -361,6 +361,8 @@ impl Here<'_> {
         let (Some(place), Some(mut cluster)) = (self.place.clone(), facts.cluster.take()) else {
             return;
         };
+        let before = replay_of(&mut cluster)
+            .map(|replay| (replay.received.clone(), replay.replayed.clone()));
         let asked = tokio::task::spawn_blocking(move || {
             for _ in 0..3 {
                 std::thread::sleep(Duration::from_millis(200));
@@ -368,6 +370,13 @@ impl Here<'_> {
                 if cluster.flows() {
                     break;
                 }
+            }
+            // The primary told its position before this: what came since must not look like WAL that it never had.
+            if let Some(before) = before
+                && let Some(replay) = replay_of(&mut cluster)
+            {
+                replay.received = before.0;
+                replay.replayed = before.1;
             }
             cluster
         });
@@ -511,6 +520,10 @@ impl Here<'_> {
         let said = tokio::task::spawn_blocking(run).await.ok()?.ok()?;
         (!said.ok).then(|| cluster::first_lines(&said.stderr, 2))
     }
+}
+
+fn replay_of(cluster: &mut Cluster) -> Option<&mut Replay> {
+    cluster.server.as_mut()?.replay.as_mut()
 }
 
 fn may_have_come_in(route: &Route) -> bool {
