@@ -7,6 +7,7 @@ mod config; // as written, then as meant
 mod control; // the socket through which commands ask the daemon
 mod daemon; // starts tunnels and reload; signals; drain
 mod demo; // the main job, shown on this machine
+mod directories; // where a daemon's sockets are, and what it keeps
 mod doctor; // why replication does not flow
 mod enrol; // a node comes: invitation and token, invite and join
 mod flood; // keeps refused connections from flooding the log

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use testbed::{Node, Scratch, Sidecar, programs, run};
 
@@ -266,4 +267,44 @@ fn a_cluster_of_debians_is_found_and_its_conf_d_used() {
     said(&["undo"]);
     assert_eq!(fs::read(&hba).unwrap(), before);
     assert!(!cluster.file("conf.d/pgtlsproxy.conf").exists());
+}
+
+/// What a person types on both hosts, and nothing edited: setup, invite; join. What systemd and pg_basebackup do in
+/// between is the test bed's.
+#[test]
+fn setup_invite_and_join_lead_to_a_stream_without_an_edit() {
+    let (primary, etc) = (careful(15), Scratch::new("etc"));
+    let public = format!("localhost:{}", testbed::reserve_port());
+    let mut setup = Command::new(programs::pgtlsproxy());
+    setup.args(["setup", "primary", "--name", "db1", "--os-user", "root"]);
+    setup.args(["--public", &public, "--standby", "standby1", "--restart"]);
+    setup.arg("--pgdata").arg(primary.data());
+    run(setup.arg("--dir").arg(etc.path())).unwrap();
+
+    let dir = etc.path().to_owned();
+    let server = Sidecar::run_there("db1", etc);
+    let mut invite = Command::new(programs::pgtlsproxy());
+    invite.args(["invite", "standby1", "--dir"]).arg(&dir);
+    let mut inviting = invite.stdout(Stdio::piped()).spawn().unwrap();
+    let mut token = String::new();
+    BufReader::new(inviting.stdout.take().unwrap())
+        .read_line(&mut token)
+        .unwrap();
+
+    let joined = Scratch::new("joined");
+    let mut join = Command::new(programs::pgtlsproxy());
+    join.args(["join", token.trim(), "--listen", "127.0.0.1:0", "--dir"]);
+    run(join.arg(joined.path())).unwrap();
+    assert!(inviting.wait().unwrap().success());
+
+    let socket = joined.path().join("run");
+    let conninfo = format!("host={} port=5442 user=replicator", socket.display());
+    let client = Sidecar::run_there("standby1", joined);
+    let standby = Node::builder("standby1")
+        .version(15)
+        .init_from_backup(&conninfo);
+    standby.set_standby(&conninfo, Some("standby1"));
+    let standby = standby.started();
+    primary.wait_for_standby("standby1");
+    drop((standby, client, server));
 }

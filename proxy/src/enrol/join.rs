@@ -17,6 +17,7 @@ use super::install::{self, Files, install, make_for_daemon};
 use super::proof::{Prover, invitation_id, is_proof, prove};
 use super::token::Token;
 use super::{ANOTHER, of_failure};
+use crate::directories;
 use crate::net::Target;
 use crate::node::{ask, open};
 use crate::problem::Problem;
@@ -26,7 +27,6 @@ use crate::tls::{BINDING, Credentials, Trust};
 const OPEN_TAKES: Duration = Duration::from_secs(10);
 /// The inviting side judges and signs; it has half a minute for it.
 const ANSWER_TAKES: Duration = Duration::from_secs(40);
-const USUAL_DIRECTORY: &str = "/etc/pgtlsproxy";
 
 /// What is wanted.
 pub(crate) struct Join {
@@ -73,7 +73,7 @@ impl Join {
         if !self.force {
             install::refuse_existing(&self.directory).map_err(one)?;
         }
-        let (run, state) = (self.run_directory(), self.state_directory());
+        let (run, state) = (self.run_directory(), directories::state(&self.directory));
         // What is wrong with the arguments or the directory shall not cost the token.
         install::rehearse(
             &self.directory,
@@ -118,29 +118,10 @@ impl Join {
         })
     }
 
-    fn is_usual(&self) -> bool {
-        self.directory == Path::new(USUAL_DIRECTORY)
-    }
-
-    /// For sockets. A second node on one host has everything in its own directory.
     fn run_directory(&self) -> PathBuf {
-        match &self.socket_directory {
-            Some(directory) => directory.clone(),
-            None if self.is_usual() => PathBuf::from("/run/pgtlsproxy"),
-            None => self.absolute().join("run"),
-        }
-    }
-
-    fn state_directory(&self) -> PathBuf {
-        if self.is_usual() {
-            PathBuf::from("/var/lib/pgtlsproxy")
-        } else {
-            self.absolute().join("state")
-        }
-    }
-
-    fn absolute(&self) -> PathBuf {
-        std::path::absolute(&self.directory).unwrap_or_else(|_| self.directory.clone())
+        self.socket_directory
+            .clone()
+            .unwrap_or_else(|| directories::run(&self.directory))
     }
 
     /// Both tunnels, so that roles can swap.

@@ -12,6 +12,7 @@ use nix::unistd::{User, chown};
 use super::facts::Facts;
 use super::find::Cluster;
 use super::plan::{FileChange, MAINTENANCE_DATABASE, Wishes};
+use crate::directories;
 use crate::problem::Problem;
 
 const UNIT: &str = include_str!("pgtlsproxy.service");
@@ -77,15 +78,22 @@ impl Sidecar<'_> {
         }))
     }
 
+    /// Up to the rules, which stand at the end, where more are added.
     fn head(&self, socket: &Path) -> String {
+        let run = directories::run(self.directory);
+        let quoted = |path: &Path| toml_string(&path.to_string_lossy());
         format!(
             "# Written by `pgtlsproxy setup`; docs/configuration.md explains every key.\n\
              [identity]\ncert = {}\nkey = {}\nca = \"{CA_CERTIFICATE}\"\ncrl = \"{CA_CRL}\"\n\n\
+             [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n\
              [[server]]\nlisten = \"0.0.0.0:{}\"\npostgres = {}\n",
             toml_string(&format!("{}.crt", self.name)),
             toml_string(&format!("{}.key", self.name)),
+            quoted(&run.join("status.sock")),
+            quoted(&run.join("control.sock")),
+            quoted(&directories::state(self.directory)),
             self.port,
-            toml_string(&socket.to_string_lossy()),
+            quoted(socket),
         )
     }
 
@@ -145,15 +153,27 @@ impl Sidecar<'_> {
         let give = || -> std::io::Result<()> {
             copy(CA_CERTIFICATE)?;
             copy(CA_CRL)?;
+            let daemons = [
+                directories::run(self.directory),
+                directories::state(self.directory),
+            ];
+            for directory in &daemons {
+                fs::create_dir_all(directory)?;
+            }
             if let Ok(Some(user)) = User::from_name(os_user) {
-                chown(&key, Some(user.uid), Some(user.gid))?;
+                for path in daemons.iter().chain([&key]) {
+                    chown(path, Some(user.uid), Some(user.gid))?;
+                }
             }
             Ok(())
         };
         give().map_err(|error| {
             Problem::new(
                 "G05",
-                format!("cannot hand {} to OS user {os_user}", key.display()),
+                format!(
+                    "cannot make what OS user {os_user} needs in {}",
+                    self.directory.display()
+                ),
                 error.to_string(),
                 "run setup as root",
             )
