@@ -4,7 +4,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::unistd::{Group, Uid};
 use tempfile::Builder;
@@ -106,14 +106,14 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
     Ok(checked)
 }
 
-/// Makes a directory that the daemon writes in.
-pub(super) fn make_for_daemon(path: &PathBuf) -> Result<(), Problem> {
+/// Makes a directory that the daemon writes in; `mode` is for where its group exists.
+pub(super) fn make_for_daemon(path: &Path, mode: u32) -> Result<(), Problem> {
     let made = || {
         fs::create_dir_all(path)?;
         let directory = File::open(path)?;
         if let Some(group) = daemons_group() {
             fchown(&directory, None, Some(group.gid.as_raw()))?;
-            directory.set_permissions(Permissions::from_mode(0o770))?;
+            directory.set_permissions(Permissions::from_mode(mode))?;
         }
         io::Result::Ok(())
     };

@@ -101,9 +101,9 @@ impl Join {
             config: &config,
         };
         let checked = install(&self.directory, &files)?;
-        for directory in [&run, &state] {
-            make_for_daemon(directory).map_err(one)?;
-        }
+        // PostgreSQL's OS user must get at the socket; who may speak is asked there.
+        make_for_daemon(&run, 0o775).map_err(one)?;
+        make_for_daemon(&state, 0o770).map_err(one)?;
         let server_name = token.server_name.as_deref().unwrap_or(&inviter.host);
         let probed = runtime
             .block_on(probe(&inviter, server_name, &checked.credentials))
