@@ -110,13 +110,15 @@ fn setup_primary_is_shown_done_repeated_used_and_undone() {
                 &format!("\"{}\"", dir.join(name).display()),
             )
         };
-        let config = ["db1.crt", "db1.key", "ca.crt", "ca.crl"].iter().fold(
-            config.replace("0.0.0.0:5443", "127.0.0.1:0"),
-            |text, name| absolute(&text, name),
-        );
+        let config = ["db1.crt", "db1.key", "pki/ca.crt", "pki/ca.crl"]
+            .iter()
+            .fold(
+                config.replace("0.0.0.0:5443", "127.0.0.1:0"),
+                |text, name| absolute(&text, name),
+            );
         let server = Sidecar::run("server", &config);
         let client = format!(
-            "[identity]\ncert = '{0}/standby1.crt'\nkey = '{0}/standby1.key'\nca = '{1}/ca.crt'\ncrl = '{1}/ca.crl'\n\
+            "[identity]\ncert = '{0}/standby1.crt'\nkey = '{0}/standby1.key'\nca = '{1}/pki/ca.crt'\ncrl = '{1}/pki/ca.crl'\n\
              [[client]]\nlisten = '127.0.0.1:0'\nconnect = ['{2}']\nserver_name = 'db1.example.com'\n",
             place.path().display(),
             dir.display(),

@@ -72,5 +72,11 @@ fn show(member: &Member) {
             member.inviter
         ),
     }
-    eprintln!("Next: systemctl restart pgtlsproxy, then pgtlsproxy setup standby.");
+    eprintln!(
+        "Next: pgtlsproxy run --config {}\n      then, as PostgreSQL's OS user, with the role that the primary has for it:\n      \
+         pg_basebackup -d 'host={} port=5442 user=replicator application_name={}' -R -D DATA_DIRECTORY",
+        member.config.display(),
+        member.socket_directory.display(),
+        member.name
+    );
 }

@@ -43,6 +43,8 @@ pub(crate) struct Join {
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) config: PathBuf,
+    /// Where its PostgreSQL goes out.
+    pub(crate) socket_directory: PathBuf,
     pub(crate) inviter: Target,
     pub(crate) not_after: Date,
     pub(crate) warnings: Vec<Problem>,
@@ -111,6 +113,7 @@ impl Join {
         Ok(Member {
             name: token.name.clone(),
             config: self.directory.join(super::CONFIG),
+            socket_directory: run,
             not_after: Date::from_unix(checked.credentials.identity().not_after()),
             inviter,
             warnings: checked.warnings,

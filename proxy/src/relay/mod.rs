@@ -22,14 +22,14 @@ use tokio::time::timeout;
 
 use direction::{Early, Pumped, flush, open, seal, shut};
 use flow::Flow;
-use records::{Fault, Opener, Sealer};
+use records::{Opener, Sealer};
 use wire::Taken;
 
 use crate::net::{Stream, dead_peer, linger};
 
 #[cfg(feature = "trial")]
 pub(crate) use records::trial;
-pub(crate) use records::{InPlace, Kernel, RecordStream};
+pub(crate) use records::{Fault, InPlace, Kernel, RecordStream};
 pub(crate) use wire::Wire;
 
 /// How long the close of a session may take after its last word.

@@ -87,6 +87,12 @@ impl Journal {
     /// Opens the journal in this directory, which is made if need be: for its owner alone, since pg_hba.conf is.
     pub(crate) fn open(directory: &Path) -> Result<Self, Problem> {
         let wrong = |error: io::Error| cannot("use", directory, &error);
+        if let Some(node) = directory.parent().filter(|node| !node.exists()) {
+            // The proxy's OS user reads its configuration there, whatever the umask of who runs setup.
+            fs::create_dir_all(node)
+                .and_then(|()| fs::set_permissions(node, Permissions::from_mode(0o755)))
+                .map_err(wrong)?;
+        }
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)

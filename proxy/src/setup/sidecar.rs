@@ -15,6 +15,8 @@ use super::plan::{FileChange, MAINTENANCE_DATABASE, Wishes};
 use crate::directories;
 use crate::problem::Problem;
 
+/// Where the CA is, in the node's directory.
+const PKI: &str = "pki";
 const UNIT: &str = include_str!("pgtlsproxy.service");
 const UNIT_FILE: &str = "/etc/systemd/system/pgtlsproxy.service";
 
@@ -84,11 +86,13 @@ impl Sidecar<'_> {
         let quoted = |path: &Path| toml_string(&path.to_string_lossy());
         format!(
             "# Written by `pgtlsproxy setup`; docs/configuration.md explains every key.\n\
-             [identity]\ncert = {}\nkey = {}\nca = \"{CA_CERTIFICATE}\"\ncrl = \"{CA_CRL}\"\n\n\
+             [identity]\ncert = {}\nkey = {}\nca = {}\ncrl = {}\n\n\
              [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n\
              [[server]]\nlisten = \"0.0.0.0:{}\"\npostgres = {}\n",
             toml_string(&format!("{}.crt", self.name)),
             toml_string(&format!("{}.key", self.name)),
+            quoted(&self.trust(CA_CERTIFICATE)),
+            quoted(&self.trust(CA_CRL)),
             quoted(&run.join("status.sock")),
             quoted(&run.join("control.sock")),
             quoted(&directories::state(self.directory)),
@@ -112,8 +116,17 @@ impl Sidecar<'_> {
         missing
     }
 
+    /// Beside the CA its own files, so that a revocation counts here at once; elsewhere those that were copied here.
+    fn trust(&self, name: &str) -> PathBuf {
+        if self.directory.join(name).exists() {
+            PathBuf::from(name)
+        } else {
+            Path::new(PKI).join(name)
+        }
+    }
+
     fn pki(&self) -> PathBuf {
-        self.directory.join("pki")
+        self.directory.join(PKI)
     }
 
     /// The CA if there is none, and this node's certificate if it has none. What exists is never replaced.
@@ -141,18 +154,19 @@ impl Sidecar<'_> {
         make().map_err(|failure| {
             Problem::new("G13", failure.what(), failure.why(), failure.way_out())
         })?;
-        let copy = |name: &str| -> std::io::Result<()> {
-            let (from, to) = (pki.join(name), self.directory.join(name));
-            if from.exists() && !to.exists() {
-                fs::copy(&from, &to)?;
-                fs::set_permissions(&to, fs::Permissions::from_mode(0o644))?;
-            }
-            Ok(())
-        };
+        let certificate = self.directory.join(format!("{}.crt", self.name));
+        let public = [
+            (pki.clone(), 0o755),
+            (pki.join(CA_CERTIFICATE), 0o644),
+            (pki.join(CA_CRL), 0o644),
+            (certificate, 0o644),
+        ];
         let key = self.directory.join(format!("{}.key", self.name));
         let give = || -> std::io::Result<()> {
-            copy(CA_CERTIFICATE)?;
-            copy(CA_CRL)?;
+            // Readable for the proxy, whatever the umask of who runs setup.
+            for (path, mode) in public.iter().filter(|(path, _)| path.exists()) {
+                fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
+            }
             let daemons = [
                 directories::run(self.directory),
                 directories::state(self.directory),

@@ -1,6 +1,7 @@
 //! What rustls says, in the words of the person who must mend it: whose certificate, which date, which name was
 //! wanted, and what to do.
 
+use std::fmt;
 use std::io;
 
 use protocol::certificate::{Certificate, Use, faults};
@@ -11,6 +12,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+
+use crate::relay::Fault;
 
 /// Explains a handshake that failed. `shown` is the peer's certificate if it showed one, `wanted` the name that it
 /// should carry (on the TLS client's side only).
@@ -73,22 +76,33 @@ pub(super) fn explain_handshake(
 /// Explains why the first read after a handshake failed: with TLS 1.3 the server judges our certificate only then.
 /// None if TLS has nothing to do with it.
 pub(crate) fn explain_read(error: &io::Error) -> Option<Refusal> {
-    match rustls_error(error)? {
-        Error::AlertReceived(alert) => Some(explain_alert(*alert, "server")),
-        other => Some(refusal(
-            "T33",
-            format!("the TLS connection to the server failed: {other}"),
-            "look at the log of the other side at the same time",
-        )),
+    if let Some(alert) = alert_from_peer(error) {
+        return Some(explain_alert(alert, "server"));
     }
+    let other: &dyn fmt::Display = match (rustls_error(error), records_fault(error)) {
+        (Some(other), _) => other,
+        (None, Some(fault)) => fault,
+        (None, None) => return None,
+    };
+    Some(refusal(
+        "T33",
+        format!("the TLS connection to the server failed: {other}"),
+        "look at the log of the other side at the same time",
+    ))
 }
 
 /// The alert by which the peer ended a connection.
 pub(crate) fn alert_from_peer(error: &io::Error) -> Option<AlertDescription> {
-    match rustls_error(error)? {
-        Error::AlertReceived(alert) => Some(*alert),
+    match (rustls_error(error), records_fault(error)) {
+        (Some(Error::AlertReceived(alert)), _) => Some(*alert),
+        (_, Some(Fault::PeerAlert(alert))) => Some(*alert),
         _ => None,
     }
+}
+
+/// What was wrong with records that are opened in place, which rustls does not see.
+fn records_fault(error: &io::Error) -> Option<&Fault> {
+    error.get_ref()?.downcast_ref()
 }
 
 fn rustls_error(error: &io::Error) -> Option<&Error> {
