@@ -88,6 +88,7 @@ async fn serve(
     let node = Arc::new(node::Service {
         keeper: node::Keeper::new(checked.config.identity.kept_crl.clone(), reload.clone()),
         invitations: Arc::new(Invitations::default()),
+        health: Arc::clone(&health),
     });
     let exchanging: Vec<bool> = checked
         .config

@@ -103,6 +103,13 @@ impl Health {
             .collect()
     }
 
+    /// The same without what concerns peers: what whoever depends on this host may be told of it.
+    pub(crate) fn own_warnings(&self) -> Vec<Warning> {
+        let state = self.state();
+        let notices = state.aging.values().chain(state.found.values());
+        notices.map(|notice| notice.warning.clone()).collect()
+    }
+
     /// How the last reload went; none since the start is none.
     pub(crate) fn last_reload(&self) -> Option<Reload> {
         self.state().last_reload.clone()
@@ -330,6 +337,7 @@ mod tests {
         health.own(aging("1", Some("T03")), begin + DAY);
         assert_eq!(told(&health), Some(begin + DAY));
         assert_eq!(health.warnings()[0].since, begin);
+        assert_eq!(health.own_warnings().len(), 1);
         // It has expired: that is another warning, and told at once.
         health.own(aging("1", Some("T01")), begin + DAY + hour);
         assert_eq!(told(&health), Some(begin + DAY + hour));

@@ -618,6 +618,65 @@ fn whoever_may_not_read_the_key_asks_through_the_local_proxy() {
     assert!(status == Some(1) && said.contains("[H01]"), "{said}");
 }
 
+/// No standby has come in from this host yet: what the far proxy says is all that is known of the other side.
+#[test]
+fn what_only_the_far_proxy_tells() {
+    let mut site = Site::new(15);
+    site.standby.write("postgresql.auto.conf", "");
+    site.standby.append_conf("restore_command = 'false'");
+    site.standby.restart();
+    site.doctor_on_standby().is_well();
+
+    let server = |site: &Site, config: &str| {
+        let mark = site.server.log().mark();
+        site.server.rewrite(config);
+        site.server.reload();
+        site.server.log().wait_for_after(mark, "\"reloaded\"");
+    };
+    let good = site.serving(&site.primary.socket(), "cn:standby");
+    server(&site, &site.serving(&site.primary.socket(), "cn:other"));
+    let examined = site.doctor_on_standby();
+    examined.names("P09", 1);
+    let way_out = examined.report["findings"][0]["way_out"].as_str();
+    assert!(
+        way_out.unwrap().contains("dns:standby.test"),
+        "{examined:?}"
+    );
+    server(&site, &good);
+    site.primary.stop(Stop::Fast);
+    site.doctor_on_standby().names("U17", 1);
+    // Both: the rule comes first.
+    server(&site, &site.serving(&site.primary.socket(), "cn:other"));
+    site.doctor_on_standby().names("P09", 1);
+    server(&site, &good);
+    site.primary.start();
+    site.doctor_on_standby().is_well();
+
+    // A PostgreSQL that needs SSLRequest has no node channel, and is not asked.
+    let mark = site.client.log().mark();
+    site.client
+        .rewrite(&site.following(&site.target(), "sslnegotiation = \"postgres\""));
+    site.client.reload();
+    site.client.log().wait_for_after(mark, "\"reloaded\"");
+    server(&site, &site.serving(&site.primary.socket(), "cn:other"));
+    site.doctor_on_standby().is_well();
+}
+
+#[test]
+fn far_certificate_near_its_end() {
+    let site = Site::new(15);
+    site.doctor_on_standby().is_well();
+    let identity = site.pki.issue("primary");
+    identity.renew_as(&site.pki.issue_for_seconds("aging", -3600, 900));
+    site.server.reload();
+    site.server.wait_for_log("[T03]");
+    // It streams on.
+    let examined = site.doctor_on_standby();
+    examined.names("T03", 3);
+    let fact = examined.report["findings"][0]["fact"].as_str();
+    assert!(fact.unwrap().contains("warns of itself"), "{examined:?}");
+}
+
 #[test]
 fn configuration_and_flags() {
     let site = Site::new(15);

@@ -160,12 +160,42 @@ fn a_probe_tells_what_is_seen_and_leaves_postgres_in_peace() {
     );
     assert!(seen["now_ms"].as_i64().unwrap() > 1_700_000_000_000);
     assert!(seen["not_after"].as_i64().unwrap() > 1_700_000_000);
+    assert_eq!(seen["warnings"], json!([]));
     assert_eq!(probe(&pki.issue("other"))["admitted"], false);
     assert_eq!(primary.log().after(mark), "", "PostgreSQL heard of it");
     primary.stop(Stop::Fast);
     let seen = probe(&pki.issue("standby"));
     assert_eq!(seen["postgres"]["reached"], false);
     assert_ne!(seen["postgres"]["why"], "");
+}
+
+#[test]
+fn a_probe_tells_what_deserves_a_look_to_whom_a_rule_admits() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let identity = pki.issue_for_seconds("primary", -3600, 900);
+    let allow = "[[server.allow]]\nidentity = \"cn:standby\"\n";
+    let server = Sidecar::run(
+        "server",
+        &server_config(&identity, stand_in.upstream(), allow),
+    );
+    server.wait_for_log("[T03]");
+    let warnings = |identity: &Identity| {
+        Wire::node(server.address(), Some(identity)).ask_node(&json!({"verb": "probe"}))["warnings"]
+            .clone()
+    };
+    // The one who asks has an aging certificate, too: that is not this host's affair.
+    let standby = pki.issue_for_seconds("standby", -3600, 900);
+    let told = warnings(&standby);
+    let ids: Vec<_> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["id"])
+        .collect();
+    assert_eq!(ids, ["T03"], "{told}");
+    let way_out = told[0]["way_out"].as_str().unwrap();
+    assert!(way_out.contains("certs-tool renew primary"), "{told}");
+    assert_eq!(warnings(&pki.issue("other")), json!([]));
 }
 
 /// The CA's CRL as it is now, in a file of its own.

@@ -33,6 +33,27 @@ fn escape_char(c: char) -> String {
     }
 }
 
+/// Text for people that may quote what others wrote: characters that would play tricks on a terminal are written as
+/// escapes, quotes and backslashes stay. At most `most` bytes and three dots.
+#[must_use]
+pub fn visible(text: &str, most: usize) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        let before = shown.len();
+        if is_treacherous(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+        if shown.len() > most {
+            shown.truncate(before);
+            shown.push_str("...");
+            break;
+        }
+    }
+    shown
+}
+
 /// Control characters, and those that reorder, hide or break text without being seen.
 #[must_use]
 pub fn is_treacherous(c: char) -> bool {
@@ -45,6 +66,15 @@ pub fn is_treacherous(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_for_people_keeps_its_quotes_and_has_an_end() {
+        assert_eq!(visible("cn = \"a\"", 64), "cn = \"a\"");
+        assert_eq!(visible("a\x1b[2J\nb", 64), "a\\u{1b}[2J\\u{a}b");
+        assert_eq!(visible("abc", 3), "abc");
+        assert_eq!(visible("ab\u{e4}", 3), "ab...");
+        assert_eq!(visible("ab\n", 4), "ab...");
+    }
 
     #[test]
     fn names_of_peers_cannot_play_tricks() {

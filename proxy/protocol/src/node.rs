@@ -159,8 +159,20 @@ pub struct Probed {
     pub postgres: Reached,
     /// The last second of the asked node's own certificate (Unix time).
     pub not_after: i64,
-    /// What deserves a look on the asked node, one line each.
-    pub warnings: Vec<String>,
+    /// What deserves a look on the asked node, what time makes worse first; told to nodes that a rule admits.
+    pub warnings: Vec<Notice>,
+}
+
+/// Something that works and deserves a look, for a person.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Notice {
+    /// Stable id for scripts and the manual.
+    pub id: String,
+    /// What it is.
+    pub what: String,
+    /// What to do.
+    pub way_out: String,
 }
 
 /// Whether something could be connected to.

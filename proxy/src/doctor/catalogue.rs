@@ -93,6 +93,8 @@ catalogue! {
 
     OS_USER = "P08" Policy Error "the local proxy does not admit PostgreSQL's OS user",
         "allow_os_users = [\"{}\"] in the [[client]] table, then reload the proxy";
+    FAR_NO_RULE = "P09" Policy Error "no rule of the far proxy admits this node for replication",
+        "on the other host add a [[server.allow]] rule for {}, or mend its \"from\" and \"replication\", then reload the proxy there";
 
     HBA_NO_LINE = "H01" Postgres Error "no line of the primary's pg_hba.conf admits the connection",
         "add it before the first line that matches, then SELECT pg_reload_conf(): {}";
@@ -164,6 +166,8 @@ catalogue! {
         "its log says more{}";
     NO_ANSWER = "U16" Postgres Error "the far side does not answer the startup",
         "look at the proxy and PostgreSQL there{}";
+    FAR_POSTGRES_DOWN = "U17" Postgres Error "the far proxy does not reach its PostgreSQL",
+        "start PostgreSQL there, or mend `postgres` of the [[server]] table there{}";
 
     OTHER_SYSTEM = "Y01" Standby Error "the standby is a copy of another cluster",
         "point the tunnel at its own primary, or make the standby anew from this one (pg_basebackup){}";

@@ -8,7 +8,6 @@ use std::time::Duration;
 use protocol::replication::Lsn;
 use serde::Deserialize;
 
-use super::gather::Far;
 use crate::problem::Problem;
 
 /// Everything known about one tunnel, from this host.
@@ -28,12 +27,6 @@ pub(crate) struct Facts {
     /// The PostgreSQL behind a server tunnel.
     pub(crate) backend: Option<Backend>,
     pub(crate) cluster: Option<Cluster>,
-    /// What the proxy on the other host sees.
-    #[expect(
-        dead_code,
-        reason = "the node channel will fill it, and the judge read it"
-    )]
-    pub(crate) far: Option<Far>,
     /// What could not be looked at, and why.
     pub(crate) unseen: Vec<String>,
 }
@@ -85,6 +78,23 @@ pub(crate) struct Route {
     /// Our own explanation of a failed dial or handshake.
     pub(crate) refusal: Option<Explained>,
     pub(crate) answer: Option<Answer>,
+    /// What the proxy there says itself, where it can be asked.
+    pub(crate) far: Option<Far>,
+}
+
+/// What the proxy on the other host sees.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Far {
+    /// Who asked, by our own certificate.
+    pub(crate) asker: String,
+    /// How far its clock is ahead of ours, in seconds.
+    pub(crate) clock_ahead: Option<f64>,
+    /// Whether a rule there admits us for replication.
+    pub(crate) admitted: bool,
+    /// Whether the PostgreSQL behind it takes connections; if not, where and why. None where it has none.
+    pub(crate) postgres: Option<Result<(), String>>,
+    /// What deserves a look on that host.
+    pub(crate) warnings: Vec<Explained>,
 }
 
 /// A refusal in words that were made for a person, with the id of the proxy that made them.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use protocol::escape::is_treacherous;
+use protocol::escape;
 use serde::Serialize;
 
 use super::catalogue::{Entry, Layer, Severity};
@@ -158,15 +158,7 @@ impl Report {
 
 /// Names of roles, files and peers may hold what must not reach a terminal.
 pub(super) fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_treacherous(c) {
-            shown.extend(c.escape_unicode());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
+    escape::visible(text, usize::MAX)
 }
 
 impl fmt::Display for Report {

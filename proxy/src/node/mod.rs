@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Level;
 
 use crate::control::{Case, Invitations};
+use crate::health::Health;
 use crate::net::{Peer, linger};
 use crate::problem::Problem;
 use crate::session::Settings;
@@ -41,6 +42,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(crate) struct Service {
     pub(crate) keeper: Keeper,
     pub(crate) invitations: Arc<Invitations>,
+    /// What deserves a look here, for `probe`.
+    pub(crate) health: Arc<Health>,
 }
 
 /// How a connection of the node channel ended, for the log.

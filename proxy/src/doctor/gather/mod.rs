@@ -30,8 +30,6 @@ use crate::net::{ListenAddress, PostgresAddress, Target};
 use crate::problem::Problem;
 use crate::tls::Credentials;
 
-pub(crate) use self::far::Far;
-
 /// Why nothing could be looked at.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -78,7 +76,6 @@ pub(crate) async fn gather(flags: &DoctorFlags) -> Result<(Subject, Facts), Fail
     let mut facts = Facts {
         cluster,
         unseen,
-        far: far::ask(),
         ..Facts::default()
     };
     let credentials = load_credentials(&config, &mut facts);
@@ -338,9 +335,12 @@ impl Here<'_> {
             let (client, credentials) = (self.client.clone(), Arc::clone(credentials));
             let question = question.cloned();
             going.spawn(async move {
-                let route =
-                    path::route(&client, &target, &credentials, question.as_ref(), deadline);
-                (place, route.await)
+                let (mut route, far) = tokio::join!(
+                    path::route(&client, &target, &credentials, question.as_ref(), deadline),
+                    far::ask(&client, &target, &credentials)
+                );
+                route.far = far;
+                (place, route)
             });
         }
         let mut routes = going.join_all().await;

@@ -2,6 +2,7 @@
 //! so that nothing above it is blamed for what is broken below.
 
 mod answer;
+mod far;
 mod hba;
 mod path;
 mod primary;
@@ -47,9 +48,16 @@ pub(crate) fn judge(subject: Subject, facts: &Facts) -> Report {
             Layer::Config => {}
             Layer::Network => path::network(facts, &mut view),
             Layer::Clocks => path::clocks(facts, &mut view),
-            Layer::Tls => path::tls(facts, &mut view),
-            Layer::Policy => path::policy(facts, &mut view),
+            Layer::Tls => {
+                path::tls(facts, &mut view);
+                far::tls(facts, &mut view);
+            }
+            Layer::Policy => {
+                path::policy(facts, &mut view);
+                far::policy(facts, &mut view);
+            }
             Layer::Postgres => {
+                far::postgres(facts, &mut view);
                 answer::postgres(facts, &mut view);
                 primary::postgres(facts, &mut view);
             }
@@ -61,7 +69,11 @@ pub(crate) fn judge(subject: Subject, facts: &Facts) -> Report {
         // An id is said once.
         let mut said = Vec::new();
         view.findings.retain(|finding| {
-            let key = (finding.id.clone(), finding.fact.clone());
+            let key = (
+                finding.id.clone(),
+                finding.what.clone(),
+                finding.fact.clone(),
+            );
             let new = !said.contains(&key);
             said.push(key);
             new

@@ -1,7 +1,7 @@
 //! Network, clocks, tls, policy: the way from PostgreSQL here to the far proxy. What our own dial and handshake met is
 //! told in their words and under their ids.
 
-use super::View;
+use super::{View, far};
 use crate::doctor::catalogue::{self as found, Layer, Severity};
 use crate::doctor::facts::{Answer, Explained, Facts, Outcome, Route, ServerError};
 use crate::doctor::report::Finding;
@@ -166,11 +166,16 @@ pub(super) fn clocks(facts: &Facts, view: &mut View) {
         Some(Answer::Welcome(login)) => login.clock_ahead,
         _ => None,
     });
-    let Some(ahead) = asked.or(streamed) else {
+    let primary = asked
+        .or(streamed)
+        .map(|ahead| ("the primary's clock".to_owned(), ahead));
+    let proxy =
+        || far::clock(facts).map(|(target, ahead)| (format!("the clock at {target}"), ahead));
+    let Some((whose, ahead)) = primary.or_else(proxy) else {
         return;
     };
     let how = if ahead > 0.0 { "ahead of" } else { "behind" };
-    let fact = format!("the primary's clock is {:.1} s {how} ours", ahead.abs());
+    let fact = format!("{whose} is {:.1} s {how} ours", ahead.abs());
     if ahead.abs() > CLOCKS {
         view.find(Finding::new(&found::CLOCKS_DIFFER, fact, ""));
     } else {

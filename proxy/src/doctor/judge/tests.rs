@@ -7,10 +7,11 @@ use protocol::replication::Lsn;
 use super::hba::{Decision, Via, decide};
 use super::judge;
 use crate::doctor::facts::{
-    About, Answer, Cluster, Door, Explained, Facts, HbaRule, Login, Outcome, Reach, Receiver,
+    About, Answer, Cluster, Door, Explained, Facts, Far, HbaRule, Login, Outcome, Reach, Receiver,
     Replay, Role, Route, Server, ServerError, Side, Upstream,
 };
 use crate::doctor::gather::Subject;
+use crate::doctor::report::Verdict;
 
 fn ids(facts: &Facts) -> Vec<String> {
     let report = judge(Subject::default(), facts);
@@ -311,6 +312,100 @@ fn each_fact_has_its_id() {
         plant(&mut facts);
         assert_eq!(ids(&facts), *expected, "case {number}");
     }
+}
+
+/// The far proxy says this, and nothing else was heard from there.
+fn says(facts: &mut Facts, far: Far) {
+    server(facts).receiver = None;
+    set(facts, "restore_command", "cp");
+    set(facts, "primary_conninfo", "");
+    facts.routes[0].answer = None;
+    facts.routes[0].far = Some(far);
+}
+
+/// A far proxy with nothing to say against us.
+fn content() -> Far {
+    Far {
+        asker: "dns:standby".to_owned(),
+        clock_ahead: Some(0.01),
+        admitted: true,
+        postgres: Some(Ok(())),
+        warnings: Vec::new(),
+    }
+}
+
+fn warning(id: &str) -> Explained {
+    Explained {
+        id: id.to_owned(),
+        message: "a warning".to_owned(),
+        way_out: "look".to_owned(),
+    }
+}
+
+#[test]
+fn far_proxys_word_counts_where_nothing_else_was_heard() {
+    let (no_rule, down, off) = (
+        Far {
+            admitted: false,
+            ..content()
+        },
+        Far {
+            postgres: Some(Err("/s: refused".to_owned())),
+            ..content()
+        },
+        Far {
+            clock_ahead: Some(-8.0),
+            ..content()
+        },
+    );
+    let both = Far {
+        admitted: false,
+        ..down.clone()
+    };
+    let aging = Far {
+        warnings: vec![warning("T03"), warning("C09")],
+        ..content()
+    };
+    let nothing_behind = Far {
+        postgres: None,
+        ..content()
+    };
+    for (far, heard_nothing, streams) in [
+        (content(), vec![], vec![]),
+        (no_rule.clone(), vec!["P09"], vec![]),
+        (down, vec!["U17"], vec![]),
+        // Policy comes before PostgreSQL.
+        (both, vec!["P09"], vec![]),
+        (off.clone(), vec!["Q01"], vec!["Q01"]),
+        (aging.clone(), vec!["T03", "C09"], vec!["T03", "C09"]),
+        (nothing_behind, vec![], vec![]),
+    ] {
+        let mut facts = well();
+        facts.routes[0].far = Some(far.clone());
+        assert_eq!(ids(&facts), streams, "it streams: {far:?}");
+        says(&mut facts, far.clone());
+        assert_eq!(ids(&facts), heard_nothing, "nothing else: {far:?}");
+    }
+
+    let verdict = |facts: &Facts| judge(Subject::default(), facts).verdict;
+    let mut facts = well();
+    facts.routes[0].far = Some(aging);
+    assert_eq!(verdict(&facts), Verdict::Warnings);
+    facts.routes[0].far.as_mut().unwrap().warnings.remove(0);
+    assert_eq!(verdict(&facts), Verdict::Ok, "a note");
+    // A login's own clock is the primary's; the far proxy's counts where there is none.
+    facts.routes[0].far = Some(off);
+    login(&mut facts).clock_ahead = Some(0.1);
+    assert_eq!(ids(&facts), ["Q01"; 0]);
+    // One target that works is enough.
+    says(&mut facts, no_rule);
+    assert_eq!(verdict(&facts), Verdict::Problems);
+    facts.routes.push(Route {
+        target: "db2:5443".to_owned(),
+        far: Some(content()),
+        ..Route::default()
+    });
+    assert_eq!(verdict(&facts), Verdict::Warnings);
 }
 
 #[test]
