@@ -103,10 +103,15 @@ impl Scrape {
     /// The worst of each tunnel: what an alarm is about, and as few series as there are tunnels.
     fn lags(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let (mut bytes, mut seconds): (BTreeMap<_, f64>, BTreeMap<_, f64>) = Default::default();
+        let mut silence: BTreeMap<&str, f64> = BTreeMap::new();
         for session in &self.snapshot.sessions {
             let Some(stream) = &session.replication else {
                 continue;
             };
+            if let Some(age) = stream.keepalive_age_seconds {
+                let longest = silence.entry(session.tunnel.as_str()).or_default();
+                *longest = longest.max(age);
+            }
             let lags: [(&str, Lag); 3] = [
                 ("write", stream.write_lag),
                 ("flush", stream.flush_lag),
@@ -127,7 +132,14 @@ impl Scrape {
         let label = |((tunnel, what), worst)| (vec![("tunnel", tunnel), ("lag", what)], worst);
         let help = "How far the slowest standby of the tunnel is behind";
         gauges(out, "lag_bytes", help, bytes.into_iter().map(label))?;
-        gauges(out, "lag_seconds", help, seconds.into_iter().map(label))
+        gauges(out, "lag_seconds", help, seconds.into_iter().map(label))?;
+        let ages = silence.into_iter();
+        gauges(
+            out,
+            "keepalive_age_seconds",
+            "Since the last keepalive of a server, the longest of the tunnel",
+            ages.map(|(tunnel, age)| (vec![("tunnel", tunnel)], age)),
+        )
     }
 }
 
