@@ -73,6 +73,14 @@ async fn serve(
     let room = Arc::new(WaitingRoom::new(limits.handshakes));
     let listeners = open_listeners(&checked.config)?;
     let status = open_status(&checked.config)?;
+    let tells_status = checked.config.admin_status;
+    let http = match checked.config.admin_listen {
+        Some(listen) => {
+            let listener = admin::http::open(listen).await;
+            Some((listener.map_err(|problem| vec![problem])?, listen))
+        }
+        None => None,
+    };
     info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = %checked.credentials.identity(),
@@ -160,8 +168,21 @@ async fn serve(
     tokio::spawn(reloader.run(asked));
     tokio::spawn(async move { systemd::run(&health).await });
     systemd::ready();
+    let facts = Arc::new(facts);
+    if status.is_some() || http.is_some() {
+        tokio::spawn(meter(Arc::clone(&registry)));
+    }
     if let Some(listener) = status {
-        serve_status(listener, facts);
+        serve_status(listener, &facts);
+    }
+    if let Some((listener, listen)) = http {
+        let http = admin::http::Http {
+            listen,
+            facts,
+            status: tells_status,
+            closing: close.subscribe(),
+        };
+        tokio::spawn(admin::http::serve(listener, http));
     }
     while signals.next().await == Asked::Reload {
         reload.ask_without_waiting();
@@ -223,20 +244,21 @@ fn open_status(config: &Config) -> Result<Option<Listener>, Vec<Problem>> {
     }
 }
 
-/// Answers on the status socket, and reads the meters that its answers tell. Both end when the process does: what is
-/// drained can be watched.
-fn serve_status(listener: Listener, facts: Facts) {
-    let (listener, facts) = (Arc::new(listener), Arc::new(facts));
+/// Answers on the status socket until the process ends: what is drained can be watched.
+fn serve_status(listener: Listener, facts: &Arc<Facts>) {
+    let listener = Arc::new(listener);
     for _ in 0..admin::AT_A_TIME {
-        tokio::spawn(admin::answer(Arc::clone(&listener), Arc::clone(&facts)));
+        tokio::spawn(admin::answer(Arc::clone(&listener), Arc::clone(facts)));
     }
-    tokio::spawn(async move {
-        let mut second = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            second.tick().await;
-            facts.registry.meter(Instant::now());
-        }
-    });
+}
+
+/// Reads the meters that answers tell.
+async fn meter(registry: Arc<Registry>) {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        second.tick().await;
+        registry.meter(Instant::now());
+    }
 }
 
 /// Lets sessions go on for a while, then ends them with a word at a message boundary.

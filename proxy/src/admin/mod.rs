@@ -1,6 +1,8 @@
 //! The status socket: whoever may connect (mode 0660) asks `status` and gets a snapshot as JSON. It only reads. A
 //! question is short, an answer is one line, and both have a deadline, so that a stuck reader holds up nobody for long.
 
+pub(crate) mod http;
+mod metrics;
 mod screen;
 
 use std::io;

@@ -132,6 +132,9 @@ pub(crate) struct Relay {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Admin {
     pub(crate) socket: Option<PathBuf>,
+    pub(crate) listen: Option<String>,
+    #[serde(default)]
+    pub(crate) status: bool,
 }
 
 impl File {

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::unistd::{Uid, User};
+use protocol::escape::escape;
 use protocol::identity::IdentityPattern;
 use protocol::policy::{Names, Policy, Rule};
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -109,6 +111,7 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
         Records::InPlace,
         &[("in_place", Records::InPlace), ("rustls", Records::Rustls)],
     );
+    let admin_listen = findings.admin_listen(file.admin.listen.as_deref());
     if findings.errors.is_empty() {
         Ok(Config {
             identity,
@@ -119,6 +122,8 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             timeouts,
             log,
             records,
+            admin_listen,
+            admin_status: file.admin.status,
             admin_socket: file.admin.socket.as_ref().map(|socket| base.join(socket)),
             warnings: findings.warnings,
         })
@@ -148,6 +153,21 @@ impl Findings {
             );
         }
         Some(base.join(state).join(KEPT_CRL))
+    }
+
+    fn admin_listen(&mut self, text: Option<&str>) -> Option<SocketAddr> {
+        let text = text?;
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() && address.port() != 0 => Some(address),
+            _ => {
+                self.error(
+                    format!("[admin] `listen` is {}", escape(text)),
+                    "it answers without TLS, so it listens on an address of loopback with a port only",
+                    "set listen = \"127.0.0.1:5445\" under [admin], and let what watches run on this host",
+                );
+                None
+            }
+        }
     }
 
     fn server(&mut self, name: String, server: &file::Server, base: &Path) -> Option<Tunnel> {

@@ -6,6 +6,7 @@ mod flags;
 mod meaning;
 mod network;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub(crate) struct Config {
     pub(crate) records: Records,
     /// Where `status` asks.
     pub(crate) admin_socket: Option<PathBuf>,
+    /// Where HTTP is answered, on loopback, and whether it tells the snapshot.
+    pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) admin_status: bool,
     /// What works but deserves a look: a rule that can never match, a listener open to every local user.
     pub(crate) warnings: Vec<Problem>,
 }

@@ -1,0 +1,212 @@
+//! Answers over HTTP/1.1, for monitoring on this host: alive, ready, metrics and the snapshot. It only reads. It listens
+//! on loopback alone, since it has no TLS, and heeds only requests that name it by a name of this host: a web page
+//! elsewhere cannot have its own name resolve to here and read (DNS rebinding). Connections, header bytes and time are bounded.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use super::metrics;
+use crate::health::{Of, unix};
+use crate::problem::Problem;
+use crate::snapshot::Facts;
+
+/// Connections at a time; more wait in the kernel.
+const CONNECTIONS: usize = 16;
+const HEAD_BYTES: usize = 8192;
+const HEADERS: usize = 32;
+const HEAD_TAKES: Duration = Duration::from_secs(3);
+/// One request and its answer.
+const ALL_TAKES: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What is answered from.
+pub(crate) struct Http {
+    pub(crate) listen: SocketAddr,
+    pub(crate) facts: Arc<Facts>,
+    /// Whether the snapshot, with peers and roles, is told.
+    pub(crate) status: bool,
+    /// True once the tunnels' listeners close.
+    pub(crate) closing: watch::Receiver<bool>,
+}
+
+/// Opens the listener; a start without it fails.
+pub(crate) async fn open(listen: SocketAddr) -> Result<TcpListener, Problem> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        Problem::new(
+            "O05",
+            format!("[admin] cannot listen on {listen}"),
+            error.to_string(),
+            "choose a free port of 127.0.0.1 or [::1] for [admin] listen",
+        )
+    })
+}
+
+/// Answers until the process ends.
+pub(crate) async fn serve(listener: TcpListener, http: Http) {
+    let (http, places) = (Arc::new(http), Arc::new(Semaphore::new(CONNECTIONS)));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let http = Arc::clone(&http);
+                tokio::spawn(async move {
+                    // Whoever asks badly and leaves is no failure of ours.
+                    let _ = timeout(ALL_TAKES, converse(stream, http)).await;
+                    drop(place);
+                });
+            }
+            // When nothing can be accepted, the next try would fail the same at once.
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, http: Arc<Http>) -> hyper::Result<()> {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let answer = http.answer(request.method(), request.uri(), request.headers());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TAKES)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await
+}
+
+impl Http {
+    fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response<String> {
+        if !names_this_host(headers, self.listen) {
+            return reply(
+                StatusCode::MISDIRECTED_REQUEST,
+                TEXT,
+                "the Host header names another host\n",
+            );
+        }
+        if method != Method::GET && method != Method::HEAD {
+            let mut refusal = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "this only reads\n");
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            refusal.headers_mut().insert(ALLOW, allowed);
+            return refusal;
+        }
+        match uri.path() {
+            "/healthz" => reply(StatusCode::OK, TEXT, "alive\n"),
+            "/readyz" => self.ready(uri.query() == Some("replication")),
+            "/metrics" => match metrics::text(&self.facts) {
+                Ok(text) => reply(StatusCode::OK, metrics::TYPE, text),
+                Err(error) => failed(&error),
+            },
+            "/status.json" if self.status => match serde_json::to_string(&self.facts.snapshot()) {
+                Ok(json) => reply(StatusCode::OK, JSON, json),
+                Err(error) => failed(&error),
+            },
+            "/status.json" => reply(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "not told here: it needs `status = true` under [admin]\n",
+            ),
+            _ => reply(
+                StatusCode::NOT_FOUND,
+                TEXT,
+                "there are /healthz, /readyz, /metrics and /status.json\n",
+            ),
+        }
+    }
+
+    /// Whether new sessions can be had, and on demand whether one streams.
+    fn ready(&self, replication: bool) -> Response<String> {
+        let mut missing = String::new();
+        if *self.closing.borrow() {
+            missing.push_str("draining: no new sessions\n");
+        }
+        let now = unix(SystemTime::now());
+        for own in self.facts.health.validities() {
+            if own.of == Of::Own && !(own.not_before..=own.not_after).contains(&now) {
+                missing.push_str(&format!(
+                    "the certificate of {} is not valid now\n",
+                    own.name
+                ));
+            }
+        }
+        let streams = || {
+            let sessions = self.facts.snapshot().sessions;
+            sessions
+                .iter()
+                .any(|session| session.activity.as_deref() == Some("streaming"))
+        };
+        if replication && !streams() {
+            missing.push_str("no replication stream\n");
+        }
+        if missing.is_empty() {
+            reply(StatusCode::OK, TEXT, "ready\n")
+        } else {
+            reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, missing)
+        }
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Response<String> {
+    reply(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        TEXT,
+        format!("{error}\n"),
+    )
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Response<String> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let fixed: [(HeaderName, &'static str); 4] = [
+        (CONTENT_TYPE, kind),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ),
+    ];
+    for (name, value) in fixed {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Exactly one Host (RFC 9112, section 3.2), with our port or none.
+fn names_this_host(headers: &HeaderMap, listen: SocketAddr) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return false;
+    };
+    let Ok(host) = host.to_str() else {
+        return false;
+    };
+    let port = format!(":{}", listen.port());
+    let name = host.strip_suffix(port.as_str()).unwrap_or(host);
+    let configured = match listen {
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name == "127.0.0.1"
+        || name == "[::1]"
+        || name == configured
+}
