@@ -675,6 +675,7 @@ fn far_certificate_near_its_end() {
     examined.names("T03", 3);
     let fact = examined.report["findings"][0]["fact"].as_str();
     assert!(fact.unwrap().contains("warns of itself"), "{examined:?}");
+    site.doctor_on_primary().names("T03", 3);
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn load_credentials(config: &Config, facts: &mut Facts) -> Option<Arc<Credential
     }
     match Credentials::load(&config.identity, None) {
         Ok(loaded) => {
-            facts.files = loaded.warnings;
+            facts.files = [loaded.aging, loaded.warnings].concat();
             Some(Arc::new(loaded.credentials))
         }
         Err(problems) => {
