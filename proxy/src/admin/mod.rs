@@ -1,8 +1,10 @@
 //! The status socket: whoever may connect (mode 0660) asks `status` and gets a snapshot as JSON. It only reads. A
 //! question is short, an answer is one line, and both have a deadline, so that a stuck reader holds up nobody for long.
 
+mod census;
 pub(crate) mod http;
 mod metrics;
+mod process;
 mod screen;
 
 use std::io;

@@ -8,6 +8,7 @@ mod meter;
 mod observer;
 mod record;
 mod registry;
+mod tally;
 mod upstream;
 mod verdict;
 
@@ -33,9 +34,9 @@ use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
 pub(crate) use legs::{Far, Settings, Shared, shutdown_farewell};
-pub(crate) use meter::Tally;
 pub(crate) use observer::now;
 pub(crate) use registry::{Live, Registry};
+pub(crate) use tally::{Tally, Totals};
 pub(crate) use upstream::{broken_target, cannot_reach_target, no_tls_there, silent_target};
 
 /// How long PostgreSQL may take to act on a cancel request and close.
@@ -152,7 +153,7 @@ async fn session(
         id: record.id_so_far(),
         since: SystemTime::now(),
     };
-    let place = match shared.registry.enter(about) {
+    let place = match shared.registry.enter(about, &shared.tally) {
         Ok(place) => place,
         Err(refusal) => return refused(opened, End::Refused(Box::new(refusal))).await,
     };

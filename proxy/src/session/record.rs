@@ -2,7 +2,7 @@
 //! later who had access to what. Both proxies log the same id. Text from peers is escaped.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::escape::escape;
 use protocol::identity::Identity;
@@ -13,8 +13,8 @@ use protocol::watch::Stream;
 use tracing::{Level, event, info};
 
 use super::end::End;
-use super::meter::Tally;
 use super::registry::Live;
+use super::tally::Tally;
 use crate::flood::Flood;
 use crate::net::Peer;
 use crate::snapshot::serial;
@@ -38,6 +38,7 @@ pub(crate) struct SessionRecord {
 
 impl SessionRecord {
     pub(crate) fn new(tunnel: Arc<str>, flood: Arc<Flood>, tally: Arc<Tally>, peer: Peer) -> Self {
+        tally.accept();
         Self {
             tunnel,
             flood,
@@ -66,6 +67,11 @@ impl SessionRecord {
     /// Who the downstream's certificate says it is.
     pub(crate) fn certificate(&mut self, certificate: &Arc<PeerCertificate>) {
         self.certificate = Some(Arc::clone(certificate));
+    }
+
+    /// A TLS handshake succeeded.
+    pub(crate) fn handshaken(&self, took: Duration) {
+        self.tally.handshake(took);
     }
 
     /// Protocol, suite and key exchange.
@@ -115,6 +121,7 @@ impl SessionRecord {
 
     /// Both sides are joined; from here on bytes flow.
     pub(crate) fn joined(&self) {
+        self.tally.open();
         let asked = self.asked.as_ref();
         info!(
             tunnel = &*self.tunnel,
@@ -135,7 +142,8 @@ impl SessionRecord {
 
     pub(crate) fn finish(mut self, end: &End) {
         self.finished = true;
-        self.tally.count(end);
+        let kind = self.asked.as_ref().map(|asked| asked.kind.name());
+        self.tally.end(end, kind, self.started.elapsed());
         let meaning = end.meaning();
         if meaning.may_flood && !self.flood.admit(&self.tunnel, end.cause()) {
             return;
