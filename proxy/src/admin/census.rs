@@ -63,6 +63,19 @@ impl Names {
         Self(patterns.into_iter().map(label).collect())
     }
 
+    /// Of whoever is at the other end of TLS: a server goes by the name that was asked for, which a wildcard in its
+    /// certificate may have borne.
+    fn of_peer(&self, live: &Live) -> Option<&Arc<str>> {
+        if let Some(certificate) = &live.about.certificate {
+            return self.of(&certificate.identity);
+        }
+        let wanted = live.wanted_name()?;
+        let mut names = self.0.iter();
+        names
+            .find(|(pattern, _)| *pattern == wanted)
+            .map(|(_, label)| label)
+    }
+
     /// The first that means this one.
     pub(super) fn of(&self, identity: &Identity) -> Option<&Arc<str>> {
         let mut names = self.0.iter();
@@ -129,12 +142,7 @@ impl Census {
 
     fn count(&mut self, live: &Live, clock: Clock, other: &Arc<str>) {
         self.totals += Totals::of(live);
-        let identity = live
-            .certificates()
-            .next()
-            .and_then(|peer| self.names.of(&peer.identity))
-            .unwrap_or(other)
-            .clone();
+        let identity = self.names.of_peer(live).unwrap_or(other).clone();
         let watched = live.watched.as_ref().map(|watched| watched.lock());
         let stream = watched.as_ref().and_then(|watch| watch.stream());
         let kind = kind(live.about.startup.replication(), stream);

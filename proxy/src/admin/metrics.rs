@@ -6,17 +6,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, NoLabelSet, text,
-};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::census::{self, Census, LAGS, Worst};
+use super::exposition::{Labels, Out, labels};
 use super::process::Process;
 use crate::health::{Of, Validity, unix};
 use crate::snapshot::Facts;
@@ -218,7 +214,8 @@ impl Scrape {
             .filter_map(|(labels, _, seconds)| Some((labels.clone(), (*seconds)?)));
         let help = "How long the slowest standby takes, or has taken so far, to confirm WAL";
         out.gauges("lag", Some(Unit::Seconds), help, seconds)?;
-        let ages: [(&str, &str, fn(&Worst) -> Option<f64>); 3] = [
+        type Age = fn(&Worst) -> Option<f64>;
+        let ages: [(&str, &str, Age); 3] = [
             (
                 "wal_age",
                 "Since WAL came by last, the longest of the streams",
@@ -283,8 +280,7 @@ impl Scrape {
         )?;
         let (good, refused) = self.reloads;
         let reloads = [("good", good), ("refused", refused)];
-        let reloads =
-            reloads.map(|(outcome, count)| (labels([("outcome", outcome)]), count));
+        let reloads = reloads.map(|(outcome, count)| (labels([("outcome", outcome)]), count));
         out.counters("reloads", None, "Reloads since the start", reloads)?;
         out.gauges(
             "last_reload_successful",
@@ -309,7 +305,12 @@ impl Collector for Process {
         out.counters("process_cpu", Some(Unit::Seconds), help, cpu)?;
         let bytes = Some(Unit::Bytes);
         let resident = self.resident_bytes.map(alone);
-        out.gauges("process_resident_memory", bytes.clone(), "Memory in RAM", resident)?;
+        out.gauges(
+            "process_resident_memory",
+            bytes.clone(),
+            "Memory in RAM",
+            resident,
+        )?;
         let reserved = self.virtual_bytes.map(alone);
         out.gauges("process_virtual_memory", bytes, "Address space", reserved)?;
         let started = self.start_seconds.map(alone);
@@ -325,103 +326,10 @@ impl Collector for Process {
     }
 }
 
-/// Label names and values of one sample.
-type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
-
-fn labels<'a, const N: usize>(pairs: [(&'static str, &'a str); N]) -> Labels<'a> {
-    let pairs = pairs.into_iter();
-    pairs.map(|(name, value)| (name, escape(value))).collect()
-}
-
 fn of(tunnel: &Census) -> Labels<'_> {
     labels([("tunnel", &*tunnel.name)])
 }
 
 fn alone<'a, V>(value: V) -> (Labels<'a>, V) {
     (Vec::new(), value)
-}
-
-/// As OpenMetrics writes a label's value: the encoder leaves that to us.
-fn escape(value: &str) -> Cow<'_, str> {
-    if value.contains(['\\', '"', '\n']) {
-        let value = value.replace('\\', "\\\\").replace('"', "\\\"");
-        Cow::Owned(value.replace('\n', "\\n"))
-    } else {
-        Cow::Borrowed(value)
-    }
-}
-
-/// Writes one family after the other.
-struct Out<'a, 'e>(&'a mut DescriptorEncoder<'e>);
-
-impl Out<'_, '_> {
-    fn infos<'s>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = Labels<'s>>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
-        for labels in samples {
-            family.encode_info(&labels)?;
-        }
-        Ok(())
-    }
-
-    fn gauges<'s, V: EncodeGaugeValue>(
-        &mut self,
-        name: &str,
-        unit: Option<Unit>,
-        help: &str,
-        samples: impl IntoIterator<Item = (Labels<'s>, V)>,
-    ) -> fmt::Result {
-        let unit = unit.as_ref();
-        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        for (labels, value) in samples {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
-        }
-        Ok(())
-    }
-
-    fn counters<'s, V: EncodeCounterValue>(
-        &mut self,
-        name: &str,
-        unit: Option<Unit>,
-        help: &str,
-        samples: impl IntoIterator<Item = (Labels<'s>, V)>,
-    ) -> fmt::Result {
-        let unit = unit.as_ref();
-        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        for (labels, value) in samples {
-            let mut sample = family.encode_family(&labels)?;
-            sample.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
-        }
-        Ok(())
-    }
-
-    /// In seconds.
-    fn histograms<'s>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = (Labels<'s>, Cow<'s, Histogram>)>,
-    ) -> fmt::Result {
-        let unit = Some(&Unit::Seconds);
-        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
-        for (labels, histogram) in samples {
-            histogram.encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_label_cannot_leave_its_quotes() {
-        assert_eq!(escape("dns:db1"), "dns:db1");
-        assert_eq!(escape("a\"} 1\nb\\"), "a\\\"} 1\\nb\\\\");
-    }
 }

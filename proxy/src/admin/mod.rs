@@ -2,6 +2,7 @@
 //! question is short, an answer is one line, and both have a deadline, so that a stuck reader holds up nobody for long.
 
 mod census;
+mod exposition;
 pub(crate) mod http;
 mod metrics;
 mod process;

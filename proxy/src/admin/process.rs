@@ -88,7 +88,10 @@ mod tests {
         let told = [14, 15, 20, 22, 23, 24].map(|field| fields.number(field));
         assert_eq!(told, [250, 50, 9, 4711, 8192, 3].map(Some));
         assert_eq!(fields.number(99), None);
-        assert_eq!(boot_time("cpu 1 2\nbtime 1700000000\n"), Some(1_700_000_000));
+        assert_eq!(
+            boot_time("cpu 1 2\nbtime 1700000000\n"),
+            Some(1_700_000_000)
+        );
     }
 
     #[test]

@@ -159,14 +159,17 @@ impl Settings {
     pub(crate) fn names(&self) -> Vec<IdentityPattern> {
         let near = self.near().into_iter();
         let near = near.flat_map(|(_, policy)| policy.names().cloned());
-        let far = self.far().into_iter().flat_map(|far| match far.server_name {
-            Some(name) => vec![server_pattern(name)],
-            None => far
-                .targets
-                .iter()
-                .map(|target| server_pattern(&target.host))
-                .collect(),
-        });
+        let far = self
+            .far()
+            .into_iter()
+            .flat_map(|far| match far.server_name {
+                Some(name) => vec![server_pattern(name)],
+                None => far
+                    .targets
+                    .iter()
+                    .map(|target| server_pattern(&target.host))
+                    .collect(),
+            });
         let mut names: Vec<IdentityPattern> = Vec::new();
         for name in near.chain(far.flatten()) {
             if !names.contains(&name) {
@@ -186,7 +189,7 @@ impl Settings {
 }
 
 /// The certificates that a server's name admits; None where no certificate can bear it.
-fn server_pattern(name: &str) -> Option<IdentityPattern> {
+pub(super) fn server_pattern(name: &str) -> Option<IdentityPattern> {
     let kind = match name.parse::<IpAddr>() {
         Ok(_) => "ip",
         Err(_) => "dns",

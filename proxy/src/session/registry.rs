@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
+use protocol::identity::IdentityPattern;
 use protocol::startup::{CancelKey, Replication, StartupMessage};
 use protocol::watch::Watch;
 use tokio::sync::{Notify, watch};
 
-use super::legs::Settings;
+use super::legs::{Settings, server_pattern};
 use super::meter::Meter;
 use super::tally::Tally;
 use super::upstream::FarEnd;
@@ -100,6 +101,11 @@ impl Live {
     pub(crate) fn went_to(&self, far: FarEnd) {
         // Set once: a session never changes its upstream.
         let _ = self.far.set(far);
+    }
+
+    /// The name that the server which it reached had to bear.
+    pub(crate) fn wanted_name(&self) -> Option<IdentityPattern> {
+        server_pattern(&self.far()?.server_name)
     }
 
     pub(crate) fn far(&self) -> Option<&FarEnd> {

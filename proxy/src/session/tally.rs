@@ -19,7 +19,16 @@ const HANDSHAKES: [f64; 12] = [
 ];
 /// Seconds: a refused login, a base backup, a stream that lasts from one restart to the next.
 const SESSIONS: [f64; 10] = [
-    1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0, 2_419_200.0, 7_776_000.0,
+    1.0,
+    10.0,
+    60.0,
+    600.0,
+    3_600.0,
+    21_600.0,
+    86_400.0,
+    604_800.0,
+    2_419_200.0,
+    7_776_000.0,
 ];
 
 /// The counts of one tunnel. Labels and causes are ids of ours, so there are few.
