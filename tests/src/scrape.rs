@@ -186,14 +186,11 @@ impl Scrape {
     pub fn as_text_format(&self) -> String {
         let mut text = String::new();
         for line in self.text.lines() {
-            let (what, rest) = match line.split_at_checked(7) {
-                Some((what @ ("# HELP " | "# TYPE "), rest)) => (what, rest),
-                _ => {
-                    if !line.starts_with('#') {
-                        text.push_str(&format!("{line}\n"));
-                    }
-                    continue;
+            let Some((what @ ("# HELP " | "# TYPE "), rest)) = line.split_at_checked(7) else {
+                if !line.starts_with('#') {
+                    text.push_str(&format!("{line}\n"));
                 }
+                continue;
             };
             let (name, rest) = rest.split_once(' ').unwrap();
             let named = ["", "_total", "_info"]
