@@ -426,6 +426,34 @@ fn two_hundred_certificate_names_make_no_series_of_their_own() {
 }
 
 #[test]
+fn what_the_observer_gives_up_on_is_counted_past_the_session() {
+    let (pki, stand_in, at) = (Pki::new(), StandIn::new(), free_address());
+    let admin = format!("[admin]\nlisten = \"{at}\"\n");
+    let config = server_config(&pki.issue("primary"), stand_in.upstream(), &admin);
+    let server = Sidecar::run("server", &config);
+    let given_up = || {
+        let name = "pgtlsproxy_messages_not_understood_total";
+        Scrape::of(at).sum(name, &[("tunnel", "server")])
+    };
+    assert_eq!(given_up(), Some(0.0));
+    let mut downstream = Wire::direct_tls(server.address(), &pki.issue("standby"));
+    downstream.send(&replication_startup());
+    let (mut upstream, _) = stand_in.accept_startup();
+    upstream.greet(1, b"key!");
+    downstream.read_greeting();
+    // No message is shorter than its own length.
+    let nonsense = [b'd', 0, 0, 0, 1, 7, 7, 7];
+    upstream.send(&nonsense);
+    assert_eq!(downstream.read_exactly(nonsense.len()), nonsense);
+    wait_until("it to be counted", || given_up() == Some(1.0));
+    drop((downstream, upstream));
+    wait_until("the session to end", || {
+        Scrape::of(at).sum("pgtlsproxy_sessions", &[]).is_none()
+    });
+    assert_eq!(given_up(), Some(1.0));
+}
+
+#[test]
 fn reload_and_its_failure_are_told() {
     let primary = Node::primary();
     let watched = Watched::to(&primary);
