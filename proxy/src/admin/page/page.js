@@ -1,0 +1,119 @@
+// Asks every two seconds, less often when hidden or unanswered, and says so when what is shown is not of now.
+
+import { WINDOW } from "./chart.js";
+import { LAGS, isStream, judge, keyOf, lagOf, rateOf } from "./judge.js";
+import * as view from "./view.js";
+import { clock, long } from "./words.js";
+
+const EVERY = 2000;
+const HIDDEN = 30000;
+const SELDOM = 30000;
+const PATIENCE = 5000;
+// Without an answer for so long, the history of the proxy fills the gap.
+const GAP = 10;
+
+// The last good answer: when it came (seconds of this page), what it said.
+const last = { at: 0, snapshot: null, judged: null, name: "pgtlsproxy", took: 0 };
+let failures = 0;
+let timer;
+let ticker;
+let asking = false;
+let series = new Map();
+
+const seconds = () => performance.now() / 1000;
+
+async function get(path) {
+  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
+  if (!answer.ok) throw new Error(`it answered ${answer.status}: ${(await answer.text()).trim()}`);
+  return answer.json();
+}
+
+async function look() {
+  if (asking) return;
+  asking = true;
+  clearTimeout(timer);
+  const before = seconds();
+  try {
+    const snapshot = await get("/status.json");
+    const stale = !last.snapshot || seconds() - last.at > GAP || snapshot.started !== last.snapshot.started;
+    if (stale) series = remembered(await get("/history.json"), seconds());
+    Object.assign(last, { snapshot, at: seconds(), took: seconds() - before });
+    failures = 0;
+    add(snapshot, last.at);
+    show();
+  } catch (error) {
+    failures += 1;
+    unanswered(error);
+  }
+  asking = false;
+  const pause = failures > 0 ? Math.min(SELDOM, EVERY * 2 ** (failures - 1)) : Math.max(EVERY, last.took * 4000);
+  timer = setTimeout(look, document.hidden ? Math.max(HIDDEN, pause) : pause);
+}
+
+function remembered(history, at) {
+  const number = (value) => value ?? 0;
+  return new Map(history.sessions.map((session) => {
+    const points = session.rate.map((rate, i) => ({
+      t: at - (session.rate.length - 1 - i) * history.every_seconds,
+      rate,
+      ...Object.fromEntries(LAGS.map((which) => [which, number(session[which][i])])),
+    }));
+    return [keyOf(session), points];
+  }));
+}
+
+function add(snapshot, at) {
+  const next = new Map();
+  for (const session of snapshot.sessions.filter((one) => isStream(one) || series.has(keyOf(one)))) {
+    const points = series.get(keyOf(session)) ?? [];
+    const lags = LAGS.map((which) => [which, lagOf(session, which).seconds ?? 0]);
+    points.push({ t: at, rate: rateOf(session), ...Object.fromEntries(lags) });
+    next.set(keyOf(session), points.filter((point) => at - point.t <= WINDOW));
+  }
+  series = next;
+}
+
+function show() {
+  clearInterval(ticker);
+  const { snapshot, at } = last;
+  const now = Date.parse(snapshot.at);
+  const judged = judge(snapshot, series, at, now);
+  last.judged = judged;
+  last.name = view.process(snapshot, now);
+  view.answers(judged);
+  view.problems(judged.problems, now);
+  view.sessions(snapshot, judged, series, at, now);
+  view.certificates(snapshot.certificates, now);
+  view.tunnels(snapshot.tunnels, now);
+  view.freshness("good", `live, ${clock(now, now)} UTC`, "");
+  const words = `${judged.streaming.big}. Behind: ${judged.behind.state === "good" ? "no" : judged.behind.state === "warn" ? "too far" : "not known"}. Wrong: ${judged.wrong.big}`;
+  view.announce(words);
+  document.title = `${judged.streaming.big}${judged.problems.length > 0 ? ` (${judged.problems.length})` : ""} · ${last.name}`;
+  document.body.dataset.live = "true";
+}
+
+function unanswered(error) {
+  const why = error.name === "TimeoutError" ? `it did not answer within ${PATIENCE / 1000} s` : error instanceof TypeError ? "nothing answers there: it was stopped, or the way to it is cut" : error.message;
+  const tell = () => {
+    if (!last.snapshot) {
+      view.freshness("bad", "no answer", `No answer from pgtlsproxy: ${why}.`);
+      return;
+    }
+    const then = Date.parse(last.snapshot.at);
+    const ago = long(seconds() - last.at);
+    view.freshness("bad", `not live, ${ago} old`, `No answer from pgtlsproxy for ${ago}: ${why}. What is shown below is from ${clock(then, then)} UTC.`);
+  };
+  clearInterval(ticker);
+  tell();
+  ticker = setInterval(tell, 1000);
+  const unknown = (was) => ({ state: "unknown", big: "Not known", detail: was ? `It was: ${was.big}` : "No answer." });
+  view.answers({ streaming: unknown(last.judged?.streaming), behind: unknown(last.judged?.behind), wrong: { state: "bad", big: "No answer", detail: why } });
+  view.announce("No answer from pgtlsproxy. What is shown is old.");
+  document.title = `No answer · ${last.name}`;
+  document.body.dataset.live = "false";
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) look();
+});
+look();
