@@ -214,13 +214,12 @@ impl Drop for Browser {
 }
 
 fn listen(out: ChildStdout, sender: &Sender<Value>) {
-    for message in BufReader::new(out).split(0) {
-        let message = message
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        match message {
-            Some(message) if sender.send(message).is_ok() => {}
-            _ => return,
+    for message in BufReader::new(out).split(0).map_while(Result::ok) {
+        let Ok(message) = serde_json::from_slice(&message) else {
+            return;
+        };
+        if sender.send(message).is_err() {
+            return;
         }
     }
 }

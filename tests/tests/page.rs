@@ -4,8 +4,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use testbed::pki::Wrong;
 use testbed::tunnel::{client_config, server_config};
-use testbed::{Browser, Node, Pki, Sidecar, reserve_port};
+use testbed::{Browser, Node, Pki, Sidecar, Wire, reserve_port, wire};
 
 fn admin() -> (SocketAddr, String) {
     let at = SocketAddr::from((Ipv4Addr::LOCALHOST, reserve_port()));
@@ -258,4 +259,45 @@ fn page_shows_an_expiring_certificate_and_tells_when_it_is_cut_off() {
         "{said}"
     );
     browser.picture("gone-light");
+}
+
+#[test]
+fn what_peers_call_themselves_is_shown_as_text() {
+    const CERTIFICATE: &str = "<img src=x onerror=alert(1)>";
+    const ROLE: &str = "<script>alert(1)</script>\"'&lt;";
+    const NAME: &str = "\"><b onmouseover='alert(1)'>";
+    let Some(mut browser) = Browser::start() else {
+        return;
+    };
+    let pki = Pki::new();
+    let primary = Node::primary();
+    let quoted = ROLE.replace('"', "\"\"");
+    primary.query(&format!("create role \"{quoted}\" replication login"));
+    let (at, admin) = admin();
+    let config = server_config(&pki.issue("primary"), primary.socket().display(), &admin);
+    let server = Sidecar::run("server", &config);
+    let hostile = pki.issue_wrong(CERTIFICATE, Wrong::NoName);
+    let mut standby = Wire::direct_tls(server.address(), &hostile);
+    standby.send(&wire::startup(&[
+        ("user", ROLE),
+        ("replication", "true"),
+        ("application_name", NAME),
+    ]));
+    while standby.read_message().unwrap().0 != b'Z' {}
+    let start = format!("START_REPLICATION PHYSICAL {}\0", primary.lsn());
+    standby.send(&wire::message(b'Q', start.as_bytes()));
+
+    browser.show(1280, 900, false);
+    browser.open(&url(at));
+    browser.wait_until("the stream to be shown", STREAMING);
+    let stream = browser.text(".stream");
+    // As the log shows it: quotes are escaped there.
+    for told in [CERTIFICATE, ROLE, NAME] {
+        let told = told.replace('"', "\\\"");
+        assert!(stream.contains(&told), "{told} is not in {stream}");
+    }
+    let elements = browser.eval("document.querySelectorAll('img, b, script').length");
+    assert_eq!(elements, 1, "our own script alone");
+    let complaints = browser.complaints();
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
