@@ -31,7 +31,7 @@ impl Watched {
         let server = server_config(
             &pki.issue("primary"),
             primary.socket().display(),
-            &admin_of_server,
+            &format!("[[server.allow]]\nidentity = \"dns:standby.test\"\n{admin_of_server}"),
         );
         let server = Sidecar::run("server", &server);
         let identity = match standby_seconds {
@@ -126,6 +126,7 @@ fn page_shows_a_live_stream_as_live() {
             "{whose} is not in {certificates}"
         );
     }
+    assert_eq!(browser.text("#wrong .big"), "Nothing");
     browser.picture("live-light");
     browser.show(1280, 900, true);
     browser.picture("live-dark");

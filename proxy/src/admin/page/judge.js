@@ -55,7 +55,7 @@ export function lateness(session, near) {
 // Since when a lag is too long, in seconds of `points`: when the first WAL that was late then had come by.
 function lateSince(points, which, at, seconds) {
   let since = at - seconds;
-  for (const point of points.toReversed()) {
+  for (const point of [...points].reverse()) {
     if (point[which] < LATE) break;
     since = Math.min(since, point.t - point[which]);
   }

@@ -29,8 +29,11 @@ export function mark(node, name, value) {
 export function list(parent, items, key, make, update) {
   const before = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   let place = parent.firstElementChild;
-  items.forEach((item, index) => {
-    const name = `${key(item)} #${index}`;
+  const taken = new Map();
+  for (const item of items) {
+    const count = taken.get(key(item)) ?? 0;
+    taken.set(key(item), count + 1);
+    const name = `${key(item)} ${count}`;
     let child = before.get(name);
     if (child === undefined) {
       child = make(item);
@@ -40,7 +43,7 @@ export function list(parent, items, key, make, update) {
     update(child, item);
     if (child === place) place = place.nextElementSibling;
     else parent.insertBefore(child, place);
-  });
+  }
   for (const child of before.values()) child.remove();
 }
 
