@@ -20,7 +20,7 @@ struct Watched {
     primary: Node,
     standby: Node,
     server: Option<Sidecar>,
-    _client: Sidecar,
+    client: Option<Sidecar>,
 }
 
 impl Watched {
@@ -51,7 +51,7 @@ impl Watched {
             primary,
             standby,
             server: Some(server),
-            _client: client,
+            client: Some(client),
         }
     }
 
@@ -250,7 +250,7 @@ fn page_shows_an_expiring_certificate_and_tells_when_it_is_cut_off() {
         "the page to be live",
         "document.querySelector('#fresh').dataset.state == 'good'",
     );
-    drop(watched._client);
+    let config = watched.client.take().unwrap().config();
     browser.wait_until("it to say so", "!document.querySelector('#gone').hidden");
     let said = browser.text("#gone") + &browser.text("#streaming") + &browser.text("#fresh");
     assert!(
@@ -260,6 +260,8 @@ fn page_shows_an_expiring_certificate_and_tells_when_it_is_cut_off() {
         "{said}"
     );
     browser.picture("gone-light");
+    let _client = Sidecar::run("client", &config);
+    browser.wait_until("the page to be live again", "document.querySelector('#fresh').dataset.state == 'good' && document.querySelector('#gone').hidden");
 }
 
 #[test]

@@ -27,7 +27,12 @@ export function chart(title, lines, least, show) {
   const paths = lines.map(([field]) => drawn("path", { class: `line ${field}` }));
   picture.append(...(lines.length > 1 ? [] : [area]), ...paths);
   const top = element("span", { class: "most", "aria-hidden": "true" });
-  const axis = element("div", { class: "axis", "aria-hidden": "true" }, element("span", {}, "5 min ago"), element("span", {}, "now"));
+  const axis = element(
+    "div",
+    { class: "axis", "aria-hidden": "true" },
+    element("span", {}, "5 min ago"),
+    element("span", {}, "now"),
+  );
   const plot = element("div", { class: "plot" }, picture, top);
   const figure = element("figure", {}, element("figcaption", {}, element("span", {}, title), now, legend), plot, axis);
 

@@ -52,14 +52,16 @@ async function look() {
 
 function remembered(history, at) {
   const number = (value) => value ?? 0;
-  return new Map(history.sessions.map((session) => {
-    const points = session.rate.map((rate, i) => ({
-      t: at - (session.rate.length - 1 - i) * history.every_seconds,
-      rate,
-      ...Object.fromEntries(LAGS.map((which) => [which, number(session[which][i])])),
-    }));
-    return [keyOf(session), points];
-  }));
+  return new Map(
+    history.sessions.map((session) => {
+      const points = session.rate.map((rate, i) => ({
+        t: at - (session.rate.length - 1 - i) * history.every_seconds,
+        rate,
+        ...Object.fromEntries(LAGS.map((which) => [which, number(session[which][i])])),
+      }));
+      return [keyOf(session), points];
+    }),
+  );
 }
 
 function add(snapshot, at) {
@@ -68,7 +70,10 @@ function add(snapshot, at) {
     const points = series.get(keyOf(session)) ?? [];
     const lags = LAGS.map((which) => [which, lagOf(session, which).seconds ?? 0]);
     points.push({ t: at, rate: rateOf(session), ...Object.fromEntries(lags) });
-    next.set(keyOf(session), points.filter((point) => at - point.t <= WINDOW));
+    next.set(
+      keyOf(session),
+      points.filter((point) => at - point.t <= WINDOW),
+    );
   }
   series = next;
 }
@@ -86,28 +91,39 @@ function show() {
   view.certificates(snapshot.certificates, now);
   view.tunnels(snapshot.tunnels, now);
   view.freshness("good", `live, ${clock(now, now)} UTC`, "");
-  const words = `${judged.streaming.big}. Behind: ${judged.behind.state === "good" ? "no" : judged.behind.state === "warn" ? "too far" : "not known"}. Wrong: ${judged.wrong.big}`;
-  view.announce(words);
-  document.title = `${judged.streaming.big}${judged.problems.length > 0 ? ` (${judged.problems.length})` : ""} · ${last.name}`;
+  const lag = { good: "no", warn: "too far", unknown: "not known" }[judged.behind.state];
+  view.announce(`${judged.streaming.big}. Behind: ${lag}. Wrong: ${judged.wrong.big}.`);
+  const count = judged.problems.length > 0 ? ` (${judged.problems.length})` : "";
+  document.title = `${judged.streaming.big}${count} · ${last.name}`;
   document.body.dataset.live = "true";
 }
 
+function whyOf(error) {
+  if (error.name === "TimeoutError") return `it did not answer within ${PATIENCE / 1000} s`;
+  if (error instanceof TypeError) return "nothing answers there: it was stopped, or the way to it is cut";
+  return error.message;
+}
+
 function unanswered(error) {
-  const why = error.name === "TimeoutError" ? `it did not answer within ${PATIENCE / 1000} s` : error instanceof TypeError ? "nothing answers there: it was stopped, or the way to it is cut" : error.message;
+  const why = whyOf(error);
+  const then = last.snapshot && Date.parse(last.snapshot.at);
   const tell = () => {
-    if (!last.snapshot) {
-      view.freshness("bad", "no answer", `No answer from pgtlsproxy: ${why}.`);
-      return;
-    }
-    const then = Date.parse(last.snapshot.at);
     const ago = long(seconds() - last.at);
-    view.freshness("bad", `not live, ${ago} old`, `No answer from pgtlsproxy for ${ago}: ${why}. What is shown below is from ${clock(then, then)} UTC.`);
+    const [words, more] = last.snapshot
+      ? [`not live, ${ago} old`, ` for ${ago}: ${why}. What is shown below is from ${clock(then, then)} UTC.`]
+      : ["no answer", `: ${why}.`];
+    view.freshness("bad", words, `No answer from pgtlsproxy${more}`);
   };
   clearInterval(ticker);
   tell();
   ticker = setInterval(tell, 1000);
   const unknown = (was) => ({ state: "unknown", big: "Not known", detail: was ? `It was: ${was.big}` : "No answer." });
-  view.answers({ streaming: unknown(last.judged?.streaming), behind: unknown(last.judged?.behind), wrong: { state: "bad", big: "No answer", detail: why } });
+  const since = last.snapshot ? `Since ${clock(then, then)}: ` : "";
+  view.answers({
+    streaming: unknown(last.judged?.streaming),
+    behind: unknown(last.judged?.behind),
+    wrong: { state: "bad", big: "No answer", detail: `${since}${why}` },
+  });
   view.announce("No answer from pgtlsproxy. What is shown is old.");
   document.title = `No answer · ${last.name}`;
   document.body.dataset.live = "false";

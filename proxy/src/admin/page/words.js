@@ -63,7 +63,11 @@ export function lasting(seconds) {
 
 export function long(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
-  const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
+  const [days, hours, minutes] = [
+    Math.floor(whole / 86400),
+    Math.floor(whole / 3600) % 24,
+    Math.floor(whole / 60) % 60,
+  ];
   if (days > 0) return `${days} d ${hours} h`;
   if (hours > 0) return `${hours} h ${minutes} min`;
   return minutes > 0 ? `${minutes} min ${whole % 60} s` : `${whole} s`;
@@ -80,9 +84,18 @@ export function plural(count, one, many) {
 }
 
 const SIGNS = {
-  good: [["circle", { cx: 8, cy: 8, r: 7 }], ["path", { d: "M4.8 8.3l2.2 2.2 4.2-4.6", class: "cut" }]],
-  warn: [["path", { d: "M8 1l7.2 13.2H.8z" }], ["path", { d: "M8 5.6v4M8 11.6v.6", class: "cut" }]],
-  bad: [["path", { d: "M5 1h6l4 4v6l-4 4H5l-4-4V5z" }], ["path", { d: "M5.4 5.4l5.2 5.2M10.6 5.4l-5.2 5.2", class: "cut" }]],
+  good: [
+    ["circle", { cx: 8, cy: 8, r: 7 }],
+    ["path", { d: "M4.8 8.3l2.2 2.2 4.2-4.6", class: "cut" }],
+  ],
+  warn: [
+    ["path", { d: "M8 1l7.2 13.2H.8z" }],
+    ["path", { d: "M8 5.6v4M8 11.6v.6", class: "cut" }],
+  ],
+  bad: [
+    ["path", { d: "M5 1h6l4 4v6l-4 4H5l-4-4V5z" }],
+    ["path", { d: "M5.4 5.4l5.2 5.2M10.6 5.4l-5.2 5.2", class: "cut" }],
+  ],
   unknown: [["circle", { cx: 8, cy: 8, r: 6.2, class: "ring" }]],
 };
 
