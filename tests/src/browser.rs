@@ -8,14 +8,16 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64ct::{Base64, Encoding};
 use serde_json::{Value, json};
 
 use crate::files::Scratch;
 use crate::process::{mortal, run};
-use crate::wait::{PATIENCE, wait_for};
+use crate::wait::PATIENCE;
+
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A browser with one page. It ends on drop.
 pub struct Browser {
@@ -120,9 +122,16 @@ impl Browser {
     /// As [`Browser::wait_until`], for longer or shorter.
     #[track_caller]
     pub fn wait(&mut self, what: &str, patience: Duration, expression: &str) {
-        wait_for(&format!("{what}: {expression}"), patience, || {
-            (self.eval(expression) == json!(true)).then_some(())
-        });
+        let start = Instant::now();
+        while self.eval(expression) != json!(true) {
+            if start.elapsed() > patience {
+                let shown = self.text("body");
+                panic!(
+                    "waited {patience:?} in vain: {what}: {expression}\nthe page shows:\n{shown}"
+                );
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// What the page or the browser complained of since it was opened: exceptions, errors on the console, violations

@@ -171,7 +171,7 @@ fn page_shows_a_lagging_standby_as_lagging() {
         );
         let problem = browser.text(".problem");
         assert!(
-            problem.contains("behind in apply") && problem.contains("since "),
+            problem.contains("in apply") && problem.contains("since "),
             "{problem}"
         );
         assert!(browser.text(".stream .state").contains("behind"));

@@ -101,13 +101,14 @@ export function judge(snapshot, series, at, now) {
 }
 
 // What deserves a look: `state`, a `key` that stays, `what`, `why` and `way` out, `since` or `at` (milliseconds).
-function* slow({ series, late, at, now }) {
+function* slow({ series, late, near, at, now }) {
   for (const [session, { first, cause, way, silence }] of late) {
     const [key, name] = [keyOf(session), nameOf(session)];
     if (first) {
       const since = now - (at - lateSince(series.get(key) ?? [], first.which, at, first.seconds)) * 1000;
-      const what = `${name} is ${lasting(first.seconds)} behind in ${first.which}`;
-      yield { state: "warn", key: `late ${key}`, what, why: cause, way, since };
+      const lag = lasting(first.seconds);
+      const what = near(session) ? `This standby is ${lag} behind ${name}` : `${name} is ${lag} behind`;
+      yield { state: "warn", key: `late ${key}`, what: `${what} in ${first.which}`, why: cause, way, since };
     }
     if (silence >= SILENT) {
       const what = `Nothing came by in the stream of ${name}`;

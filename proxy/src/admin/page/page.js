@@ -6,7 +6,6 @@ import * as view from "./view.js";
 import { clock, long } from "./words.js";
 
 const EVERY = 2000;
-const HIDDEN = 30000;
 const SELDOM = 30000;
 const PATIENCE = 5000;
 // Without an answer for so long, the history of the proxy fills the gap.
@@ -32,6 +31,17 @@ async function look() {
   if (asking) return;
   asking = true;
   clearTimeout(timer);
+  try {
+    if (await ask()) show();
+  } finally {
+    asking = false;
+    const pause = failures > 0 ? EVERY * 2 ** (failures - 1) : last.took * 4000;
+    const bounded = Math.min(SELDOM, Math.max(EVERY, pause));
+    timer = setTimeout(look, document.hidden ? SELDOM : bounded);
+  }
+}
+
+async function ask() {
   const before = seconds();
   try {
     const snapshot = await get("/status.json");
@@ -40,14 +50,12 @@ async function look() {
     Object.assign(last, { snapshot, at: seconds(), took: seconds() - before });
     failures = 0;
     add(snapshot, last.at);
-    show();
+    return true;
   } catch (error) {
     failures += 1;
     unanswered(error);
+    return false;
   }
-  asking = false;
-  const pause = failures > 0 ? Math.min(SELDOM, EVERY * 2 ** (failures - 1)) : Math.max(EVERY, last.took * 4000);
-  timer = setTimeout(look, document.hidden ? Math.max(HIDDEN, pause) : pause);
 }
 
 function remembered(history, at) {
@@ -132,4 +140,6 @@ function unanswered(error) {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) look();
 });
+const asked = { state: "unknown", big: "Asking", detail: "" };
+view.answers({ streaming: asked, behind: asked, wrong: asked });
 look();
