@@ -59,13 +59,7 @@ function lateness(session, near) {
   const first = lags.find((lag) => lag.seconds >= LATE);
   const top = lags.reduce((one, other) => (distance(other) >= distance(one) ? other : one));
   const [cause, way] = first ? CAUSES[first.which](near) : [];
-  return {
-    top: first ? { ...top, which: first.which } : top,
-    first,
-    cause,
-    way,
-    silence: silence(session.replication ?? {}),
-  };
+  return { top, first, cause, way, silence: silence(session.replication ?? {}) };
 }
 
 // Seconds count before bytes.
