@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 
 use crate::files::Scratch;
 use crate::process::{mortal, run};
-use crate::wait::PATIENCE;
 
+/// A browser on a loaded machine is slow, and a page that got no answer asks less often.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A browser with one page. It ends on drop.

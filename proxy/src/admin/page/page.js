@@ -6,7 +6,8 @@ import * as view from "./view.js";
 import { clock, long } from "./words.js";
 
 const EVERY = 2000;
-const SELDOM = 30000;
+const HIDDEN = 30000;
+const UNANSWERED = 10000;
 const PATIENCE = 5000;
 // Without an answer for so long, the history of the proxy fills the gap.
 const GAP = 10;
@@ -36,8 +37,8 @@ async function look() {
   } finally {
     asking = false;
     const pause = failures > 0 ? EVERY * 2 ** (failures - 1) : last.took * 4000;
-    const bounded = Math.min(SELDOM, Math.max(EVERY, pause));
-    timer = setTimeout(look, document.hidden ? SELDOM : bounded);
+    const bounded = Math.min(UNANSWERED, Math.max(EVERY, pause));
+    timer = setTimeout(look, document.hidden ? HIDDEN : bounded);
   }
 }
 
