@@ -117,18 +117,12 @@ impl Browser {
     /// Waits until an expression is true.
     #[track_caller]
     pub fn wait_until(&mut self, what: &str, expression: &str) {
-        self.wait(what, PATIENCE, expression);
-    }
-
-    /// As [`Browser::wait_until`], for longer or shorter.
-    #[track_caller]
-    pub fn wait(&mut self, what: &str, patience: Duration, expression: &str) {
         let start = Instant::now();
         while self.eval(expression) != json!(true) {
-            if start.elapsed() > patience {
+            if start.elapsed() > PATIENCE {
                 let shown = self.text("body");
                 panic!(
-                    "waited {patience:?} in vain: {what}: {expression}\nthe page shows:\n{shown}"
+                    "waited {PATIENCE:?} in vain: {what}: {expression}\nthe page shows:\n{shown}"
                 );
             }
             std::thread::sleep(PAUSE);

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
 use testbed::pki::Wrong;
 use testbed::tunnel::{client_config, server_config};
@@ -163,7 +162,7 @@ fn page_shows_a_lagging_standby_as_lagging() {
         browser.show(1280, 900, false);
         browser.open(&url(at));
         let late = "document.querySelector('#behind .big .warn') != null";
-        browser.wait("lag to be shown", Duration::from_secs(60), late);
+        browser.wait_until("lag to be shown", late);
         let behind = browser.text("#behind");
         assert!(
             behind.contains("in apply") && behind.contains("Replay is paused, or slow"),
