@@ -186,7 +186,7 @@ impl Registry {
             far: OnceLock::new(),
             cancel_key: Mutex::default(),
             traffic: Traffic::default(),
-            meter: Meter::default(),
+            meter: Meter::new(Instant::now()),
             trace: Trace::default(),
             stop,
             dismissal: OnceLock::new(),
