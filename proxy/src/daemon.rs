@@ -181,7 +181,7 @@ async fn serve(
     }
     if let Some((listener, listen)) = http {
         if tells_status {
-            tokio::spawn(trace(registry.clone()));
+            tokio::spawn(trace(Arc::clone(&registry)));
         }
         let http = admin::http::Http {
             listen,

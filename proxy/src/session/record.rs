@@ -146,10 +146,10 @@ impl SessionRecord {
         self.finished = true;
         self.tally.count(end);
         let meaning = end.meaning();
-        self.remember(end, &meaning);
         if meaning.may_flood && !self.flood.admit(&self.tunnel, end.cause()) {
             return;
         }
+        self.remember(end, &meaning);
         self.line(meaning.level, meaning.label, &end.to_string());
     }
 
