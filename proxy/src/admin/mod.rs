@@ -5,7 +5,9 @@ mod census;
 mod exposition;
 pub(crate) mod http;
 mod metrics;
+mod page;
 mod process;
+mod ready;
 mod screen;
 
 use std::io;

@@ -3,12 +3,14 @@
 mod authentication;
 mod downstream;
 mod end;
+mod lately;
 mod legs;
 mod meter;
 mod observer;
 mod record;
 mod registry;
 mod tally;
+mod trace;
 mod upstream;
 mod verdict;
 
@@ -33,10 +35,12 @@ use crate::node;
 use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
+pub(crate) use lately::{Gone, Lately};
 pub(crate) use legs::{Far, Settings, Shared, shutdown_farewell};
 pub(crate) use observer::now;
 pub(crate) use registry::{Live, Registry};
 pub(crate) use tally::{Tally, Totals};
+pub(crate) use trace::EVERY_SECONDS as TRACED_EVERY_SECONDS;
 pub(crate) use upstream::{broken_target, cannot_reach_target, no_tls_there, silent_target};
 
 /// How long PostgreSQL may take to act on a cancel request and close.
@@ -57,6 +61,7 @@ pub(crate) async fn serve(accepted: Accepted) {
         Arc::clone(&accepted.settings.name),
         Arc::clone(&accepted.shared.flood),
         Arc::clone(&accepted.shared.tally),
+        Arc::clone(&accepted.shared.lately),
         accepted.peer,
     );
     let end = converse(accepted, &mut record).await;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
 use protocol::identity::IdentityPattern;
+use protocol::replication::Clock;
 use protocol::startup::{CancelKey, Replication, StartupMessage};
 use protocol::watch::Watch;
 use tokio::sync::{Notify, watch};
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use super::legs::{Settings, server_pattern};
 use super::meter::Meter;
 use super::tally::Tally;
+use super::trace::Trace;
 use super::upstream::FarEnd;
 use super::verdict;
 use crate::net::{Peer, Target};
@@ -47,6 +49,7 @@ pub(crate) struct Live {
     /// What a replication session does; None for an ordinary one.
     pub(crate) watched: Option<Watched>,
     pub(crate) meter: Meter,
+    pub(crate) trace: Trace,
     stop: watch::Sender<Option<Farewell>>,
     /// Why it was ended by itself, if it was.
     dismissal: OnceLock<Refusal>,
@@ -195,7 +198,8 @@ impl Registry {
             far: OnceLock::new(),
             cancel_key: Mutex::default(),
             traffic: Traffic::default(),
-            meter: Meter::default(),
+            meter: Meter::new(Instant::now()),
+            trace: Trace::default(),
             stop,
             dismissal: OnceLock::new(),
         });
@@ -278,6 +282,15 @@ impl Registry {
     pub(crate) fn meter(&self, now: Instant) {
         for live in lock(&self.sessions).live.values() {
             live.meter.tick(&live.traffic, now);
+        }
+    }
+
+    /// Remembers how every stream flows now: every two seconds.
+    pub(crate) fn trace(&self, now: Clock) {
+        for live in self.all() {
+            if let Some(watched) = &live.watched {
+                live.trace.take(&watched.lock(), live.meter.rates(), now);
+            }
         }
     }
 
