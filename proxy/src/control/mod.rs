@@ -4,6 +4,7 @@
 mod client;
 mod invitations;
 mod message;
+mod renewals;
 
 use std::io;
 use std::path::Path;
@@ -25,8 +26,9 @@ use crate::reload::ReloadHandle;
 
 pub(crate) use client::Daemon;
 pub(crate) use invitations::{Case, Decided, Invitations};
-pub(crate) use message::{Ask, Invitation, Over, Reply, Verdict};
+pub(crate) use message::{Ask, Invitation, Over, Renewal, Reply, Ruling, Verdict};
 use message::{Asked, LONGEST_LINE, VERSION};
+pub(crate) use renewals::{Renewals, Standing};
 
 /// Commands at a time.
 const MOST: usize = 80;
@@ -53,6 +55,7 @@ pub(crate) fn listen(path: &Path) -> Result<Listener, Problem> {
 #[derive(Clone)]
 pub(crate) struct Desk {
     pub(crate) invitations: Arc<Invitations>,
+    pub(crate) renewals: Arc<Renewals>,
     pub(crate) reload: ReloadHandle,
 }
 
@@ -114,6 +117,11 @@ impl Conversation {
             Ask::Invitations => {
                 let invitations = desk.invitations.list();
                 self.write(&Reply::Invitations { invitations }).await
+            }
+            Ask::Renewals => self.renew(&desk.renewals).await,
+            Ask::News(news) => {
+                desk.renewals.tell(*news);
+                self.write(&Reply::Done).await
             }
             Ask::Invite(invitation) => match desk.invitations.wait(invitation.clone()) {
                 Ok(cases) => {
@@ -178,6 +186,20 @@ impl Conversation {
                 return Ok(over);
             }
         }
+    }
+
+    /// Carries requests for renewal to the command and its rulings back, until none waits that this command has not
+    /// seen; those that come meanwhile have their turn the next time.
+    async fn renew(&mut self, renewals: &Renewals) -> io::Result<()> {
+        for renewal in renewals.waiting() {
+            self.write(&Reply::Renewal(renewal.clone())).await?;
+            let ruling = timeout(VERDICT_TAKES, self.read::<Ruling>(&mut Vec::new())).await??;
+            let Some(ruling) = ruling else {
+                return Ok(());
+            };
+            renewals.rule(&renewal, ruling);
+        }
+        self.write(&Reply::Done).await
     }
 
     /// One line; None at the end. What has come of an unfinished line stays in `line`.

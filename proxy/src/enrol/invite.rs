@@ -288,6 +288,7 @@ impl Opened {
                 certificate: read(&made.certificate_path)?,
                 ca,
                 crl: self.crls()?,
+                ..Certificates::default()
             },
             members,
         };
