@@ -170,7 +170,7 @@ mod tests {
             hand_in(first.clone()),
             Standing::Waits { signed: 0 }
         ));
-        assert_eq!(renewals.waiting(), [first.clone()]);
+        assert_eq!(renewals.waiting(), std::slice::from_ref(&first));
         renewals.rule(&first, signed());
         assert!(renewals.waiting().is_empty());
         // Not before it is known what comes with it.

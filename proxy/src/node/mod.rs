@@ -30,7 +30,7 @@ use crate::session::Settings;
 use crate::tls::NodeTls;
 
 pub(crate) use ask::{ask, open};
-pub(crate) use crls::{Keeper, to_pem};
+pub(crate) use crls::{Keeper, certificate_to_pem, to_pem};
 pub(crate) use exchange::exchange;
 
 /// How long the person's command at the other end of an enrolment may take: it signs, and asks nobody.
