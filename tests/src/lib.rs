@@ -16,6 +16,7 @@ pub mod pki;
 pub mod postgres;
 mod process;
 pub mod programs;
+pub mod renewal;
 pub mod sidecar;
 pub mod site;
 mod stand_in;
