@@ -85,19 +85,19 @@ fn assert_failed((status, said): (i32, String), words: &[&str]) {
 }
 
 fn bytes(path: &Path) -> Vec<u8> {
-    fs::read(path).unwrap()
+    fs::read(path).expect("it works")
 }
 
 /// What openssl says of a certificate.
 fn shown(pem: &str, what: &[&str]) -> String {
     let dir = Scratch::new("shown");
     let file = dir.path().join("crt");
-    fs::write(&file, pem).unwrap();
+    fs::write(&file, pem).expect("it works");
     run(Command::new("openssl")
         .args(["x509", "-noout", "-in"])
         .arg(file)
         .args(what))
-    .unwrap()
+    .expect("it works")
 }
 
 #[test]
@@ -266,19 +266,19 @@ fn request(name: &str, key: &Path) -> Value {
         "-out",
         &path("csr"),
     ]))
-    .unwrap();
-    let csr = fs::read_to_string(path("csr")).unwrap();
+    .expect("it works");
+    let csr = fs::read_to_string(path("csr")).expect("it works");
     fs::write(
         path("message"),
         format!("pgtlsproxy renewal 1: request\0{csr}"),
     )
-    .unwrap();
+    .expect("it works");
     let signed = run(Command::new("openssl")
         .args(["dgst", "-sha256", "-hex", "-sign"])
         .arg(key)
         .arg(path("message")))
-    .unwrap();
-    let signature = signed.rsplit(' ').next().unwrap().to_owned();
+    .expect("it works");
+    let signature = signed.rsplit(' ').next().expect("it works").to_owned();
     json!({"verb": "renew", "request": csr, "signature": signature})
 }
 

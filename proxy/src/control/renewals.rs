@@ -39,6 +39,18 @@ struct Held {
     asked: SystemTime,
 }
 
+impl Held {
+    /// A signature of ECDSA is another one each time it is made.
+    fn is_of(&self, renewal: &Renewal) -> bool {
+        let Renewal {
+            certificate,
+            request,
+            signature: _,
+        } = &self.renewal;
+        (certificate, request) == (&renewal.certificate, &renewal.request)
+    }
+}
+
 /// How a request stands.
 pub(crate) enum Standing {
     Signed(Certificates),
@@ -64,9 +76,10 @@ impl Renewals {
             .cases
             .retain(|_, held| now.duration_since(held.asked).unwrap_or_default() < FORGOTTEN);
         if let Some(held) = known.cases.get_mut(&name)
-            && held.renewal == renewal
+            && held.is_of(&renewal)
         {
             held.asked = now;
+            held.renewal = renewal;
             return Ok(match (held.ruling.clone(), news) {
                 (Some(Ruling::Refused { refused }), _) => {
                     held.ruling = None;
@@ -117,10 +130,7 @@ impl Renewals {
     /// Keeps the ruling for the node; one that has asked for something else since gets none.
     pub(super) fn rule(&self, renewal: &Renewal, ruling: Ruling) {
         let mut known = self.known();
-        let held = known
-            .cases
-            .values_mut()
-            .find(|held| held.renewal == *renewal);
+        let held = known.cases.values_mut().find(|held| held.is_of(renewal));
         if let Some(held) = held {
             held.ruling = Some(ruling);
         }
@@ -188,6 +198,11 @@ mod tests {
             };
             assert_eq!((&*got.certificate, &*got.ca), ("new", "ca"));
         }
+        let signed_again = Renewal {
+            signature: "again".to_owned(),
+            ..first.clone()
+        };
+        assert!(matches!(hand_in(signed_again), Standing::Signed(_)));
         let other = renewal("1", "y");
         assert!(matches!(hand_in(other.clone()), Standing::Waits { .. }));
         renewals.rule(&first, signed());
