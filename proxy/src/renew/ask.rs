@@ -1,5 +1,6 @@
 //! Elsewhere: asks the CA's host over the node channel, and takes what has come of the last time's request.
 
+use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use certs_tool::report::Date;
@@ -7,7 +8,7 @@ use protocol::error_response::Refusal;
 use protocol::escape::escape;
 use protocol::identity::Fingerprint;
 use protocol::node::{Answer, Certificates, Request};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::candidate::Candidate;
 use super::install::{Trust, install};
@@ -92,7 +93,7 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
                 done.own = Own::Renewed { until };
                 return Ok(done);
             }
-            Ok(Heard::Waits(_)) if Clock::now() < until => runtime.block_on(sleep(AGAIN)),
+            Ok(Heard::Waits(_)) if Clock::now() < until => thread::sleep(AGAIN),
             Ok(Heard::Waits(signed)) => break signed,
             Err(problem) => return Err(failed(&problem)),
         }
