@@ -55,6 +55,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  pgtlsproxy join -        and paste the line, so that it stands in no list of processes\n\nMakes the key here; writes key, certificate, CA, CRL and configuration, all or nothing."
     )]
     Join(JoinFlags),
+    /// Get the next certificate when it is due; beside the CA, sign what other nodes ask for
+    #[command(
+        after_help = "Example:\n  pgtlsproxy renew        from a timer or cron, on every node\n\nRun it as root. Asked for from a third of a certificate's life on.\nExit status: 0 done or nothing to do, 1 failed, 2 wrong usage."
+    )]
+    Renew(RenewFlags),
     /// Say why replication does not flow, layer by layer; changes nothing
     #[command(
         after_help = "Example:\n  pgtlsproxy doctor --cluster 15/main\n\nRun it as root or as PostgreSQL's OS user, on either host.\nExit status: 0 all well, 1 problems, 2 wrong usage, 3 warnings only."
@@ -253,6 +258,21 @@ impl fmt::Debug for JoinFlags {
             .field("dir", &self.dir)
             .finish_non_exhaustive()
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenewFlags {
+    #[command(flatten)]
+    pub(crate) config: ConfigFlag,
+    /// Where the CA is, if it is on this host [default: pki beside the configuration]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pki: Option<PathBuf>,
+    /// Read the passphrase of the CA's key from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Wait so long for whoever signs, instead of leaving it to the next run
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub(crate) wait: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ mod node; // the node channel: both ends of enrol, renew, crl, probe
 mod problem; // what is wrong before any connection: what, why, what to do
 mod relay; // both directions of a joined session
 mod reload; // checks, then publishes
+mod renew; // the next certificate: asked for, signed, put in place
 mod session; // one connection from accept to close
 mod setup; // PostgreSQL's configuration: read, planned, applied, undone
 mod snapshot; // what flows, at one moment, as one value

@@ -17,6 +17,7 @@ pub mod pki;
 pub mod postgres;
 mod process;
 pub mod programs;
+pub mod renewal;
 pub mod scrape;
 pub mod sidecar;
 pub mod site;

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use crate::cli::JoinFlags;
 use crate::enrol::{Join, Member};
 use crate::problem::Problem;
+use crate::renew::TIMER_UNIT;
 
 /// Longer than any token; what is, is none.
 const LONGEST_LINE: u64 = 4096;
@@ -71,6 +72,9 @@ fn show(member: &Member) {
             "warning: {} was not reached with the new certificate: {why}",
             member.inviter
         ),
+    }
+    if member.timer_written {
+        eprintln!("Its certificate renews itself by: systemctl enable --now {TIMER_UNIT}");
     }
     eprintln!(
         "Next: pgtlsproxy run --config {}\n      then, as PostgreSQL's OS user, with the role that the primary has for it:\n      \

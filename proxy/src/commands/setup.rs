@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
 use crate::problem::Problem;
+use crate::renew::TIMER_UNIT;
 use crate::setup::{
     self, Cluster, Disk, FileChange, Journal, Rights, Server, Sidecar, SqlEntry, Undone, Wanted,
     Wishes,
@@ -68,6 +69,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         .map_err(one)?
         .into_iter()
         .chain(sidecar.unit_change(&cluster, &wishes.os_user))
+        .chain(sidecar.timer_changes())
         .collect();
     for warning in &plan.warnings {
         eprintln!("pgtlsproxy: {warning}");
@@ -115,6 +117,9 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
             .write(change, rights(&flags.dir, 0o644))
             .map_err(one)?;
         eprintln!("wrote {}", change.path.display());
+    }
+    if own.iter().any(|change| change.path.ends_with(TIMER_UNIT)) {
+        eprintln!("Certificates renew themselves by: systemctl enable --now {TIMER_UNIT}");
     }
     let Some(server) = server else {
         return Ok(());

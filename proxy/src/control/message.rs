@@ -1,7 +1,7 @@
 //! What commands and daemon say to each other on the control socket: one JSON object a line, versioned and bounded.
 //! A secret is never among it: an enrolment is judged by the command, from the proof and what it is bound to.
 
-use protocol::node::{Answer, Enrol, Refused};
+use protocol::node::{Answer, Certificates, Enrol, Refused};
 use serde::{Deserialize, Serialize};
 
 /// Of this socket's language.
@@ -27,6 +27,10 @@ pub(crate) enum Ask {
     Invite(Invitation),
     /// Which invitations wait.
     Invitations,
+    /// The requests for renewal that wait, one after the other; each wants a [`Ruling`].
+    Renewals,
+    /// This is what every node should know of the CAs: the certificate in it is empty.
+    News(Box<Certificates>),
 }
 
 /// An invitation as the daemon knows it.
@@ -63,6 +67,29 @@ pub(crate) enum Reply {
     Sent { sent: bool },
     /// The invitation's time is over.
     Late,
+    /// A node asks for its next certificate; a [`Ruling`] is wanted.
+    Renewal(Renewal),
+}
+
+/// A request for renewal as the daemon holds it. Whether it is genuine, its signature tells to whoever signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Renewal {
+    /// The certificate that was shown, in hexadecimal DER.
+    pub(crate) certificate: String,
+    /// The certificate request, as PEM.
+    pub(crate) request: String,
+    /// Its signature by the key of that certificate, in hexadecimal.
+    pub(crate) signature: String,
+}
+
+/// The command's word on a renewal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ruling", rename_all = "snake_case")]
+pub(crate) enum Ruling {
+    /// The certificate, as PEM.
+    Signed { certificate: String },
+    /// Why there is none.
+    Refused { refused: Refused },
 }
 
 /// The command's word on an enrolment.

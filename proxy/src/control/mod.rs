@@ -4,6 +4,7 @@
 mod client;
 mod invitations;
 mod message;
+mod renewals;
 
 use std::io;
 use std::path::Path;
@@ -25,8 +26,9 @@ use crate::reload::ReloadHandle;
 
 pub(crate) use client::Daemon;
 pub(crate) use invitations::{Case, Decided, Invitations};
-pub(crate) use message::{Ask, Invitation, Over, Reply, Verdict};
+pub(crate) use message::{Ask, Invitation, Over, Renewal, Reply, Ruling, Verdict};
 use message::{Asked, LONGEST_LINE, VERSION};
+pub(crate) use renewals::{Renewals, Standing};
 
 /// Commands at a time.
 const MOST: usize = 80;
@@ -53,6 +55,7 @@ pub(crate) fn listen(path: &Path) -> Result<Listener, Problem> {
 #[derive(Clone)]
 pub(crate) struct Desk {
     pub(crate) invitations: Arc<Invitations>,
+    pub(crate) renewals: Arc<Renewals>,
     pub(crate) reload: ReloadHandle,
 }
 
@@ -114,6 +117,11 @@ impl Conversation {
             Ask::Invitations => {
                 let invitations = desk.invitations.list();
                 self.write(&Reply::Invitations { invitations }).await
+            }
+            Ask::Renewals => self.renew(&desk.renewals).await,
+            Ask::News(news) => {
+                desk.renewals.tell(*news);
+                self.write(&Reply::Done).await
             }
             Ask::Invite(invitation) => match desk.invitations.wait(invitation.clone()) {
                 Ok(cases) => {
@@ -180,6 +188,20 @@ impl Conversation {
         }
     }
 
+    /// Carries requests for renewal to the command and its rulings back, until none waits that this command has not
+    /// seen; those that come meanwhile have their turn the next time.
+    async fn renew(&mut self, renewals: &Renewals) -> io::Result<()> {
+        for renewal in renewals.waiting() {
+            self.write(&Reply::Renewal(renewal.clone())).await?;
+            let ruling = timeout(VERDICT_TAKES, self.read::<Ruling>(&mut Vec::new())).await??;
+            let Some(ruling) = ruling else {
+                return Ok(());
+            };
+            renewals.rule(&renewal, ruling);
+        }
+        self.write(&Reply::Done).await
+    }
+
     /// One line; None at the end. What has come of an unfinished line stays in `line`.
     async fn read<T: DeserializeOwned>(&mut self, line: &mut Vec<u8>) -> io::Result<Option<T>> {
         let most = u64::try_from(LONGEST_LINE).unwrap_or(u64::MAX);
@@ -222,6 +244,25 @@ fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
 /// Lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bytes of an even number of hexadecimal digits.
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|digit| {
+            digit
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        })
+        .collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    Some(
+        digits
+            .chunks_exact(2)
+            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+            .collect(),
+    )
 }
 
 /// How long it is until this second (Unix time) is over.

@@ -19,12 +19,12 @@ use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::host::{endpoints, own, pin};
-use super::proof::{Prover, from_hex, invitation_id, is_proof, prove};
+use super::proof::{Prover, invitation_id, is_proof, prove};
 use super::rules::{self, Rule};
 use super::token::{Secret, Token};
 use super::{CONFIG, of_failure};
 use crate::config::{Config, Source};
-use crate::control::{Ask, Daemon, Invitation, Over, Reply, Verdict};
+use crate::control::{Ask, Daemon, Invitation, Over, Reply, Verdict, from_hex};
 use crate::net::Target;
 use crate::node::to_pem;
 use crate::problem::Problem;
@@ -288,6 +288,7 @@ impl Opened {
                 certificate: read(&made.certificate_path)?,
                 ca,
                 crl: self.crls()?,
+                ..Certificates::default()
             },
             members,
         };

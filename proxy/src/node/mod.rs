@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use protocol::escape::escape;
 use protocol::node::{
-    Answer, Crls, Enrol, HEAD, MAX_FROM_NODE, MAX_FROM_STRANGER, NodeError, Refused, Request,
-    parse_head,
+    Answer, Crls, Enrol, HEAD, MAX_FROM_NODE, MAX_FROM_STRANGER, NodeError, Refused, Renew,
+    Request, Waiting, parse_head,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Level;
 
-use crate::control::{Case, Invitations};
+use crate::control::{Case, Invitations, Renewal, Renewals, Standing, hex};
 use crate::health::Health;
 use crate::net::{Peer, linger};
 use crate::problem::Problem;
@@ -30,11 +30,13 @@ use crate::session::Settings;
 use crate::tls::NodeTls;
 
 pub(crate) use ask::{ask, open};
-pub(crate) use crls::{Keeper, to_pem};
+pub(crate) use crls::{Keeper, certificate_to_pem, to_pem};
 pub(crate) use exchange::exchange;
 
 /// How long the person's command at the other end of an enrolment may take: it signs, and asks nobody.
 const ENROL_TAKES: Duration = Duration::from_secs(30);
+/// The longest request for a certificate, in bytes: one of RSA with 16 names has a third of it.
+const LONGEST_REQUEST: usize = 8 * 1024;
 /// How long an answer may take to be sent and read.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -42,6 +44,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(crate) struct Service {
     pub(crate) keeper: Keeper,
     pub(crate) invitations: Arc<Invitations>,
+    /// None without a control socket, through which alone somebody could come and sign.
+    pub(crate) renewals: Option<Arc<Renewals>>,
     /// What deserves a look here, for `probe`.
     pub(crate) health: Arc<Health>,
 }
@@ -191,12 +195,7 @@ async fn answer(
             let probed = probe::probe(identity, credentials, policy, context).await;
             Ok(Answer::Probed(Box::new(probed)).into())
         }
-        Request::Renew(_) => Err(Problem::new(
-            "K08",
-            "no certificate can be renewed here",
-            "nothing on this host signs what nodes ask for",
-            "renew on the CA's host: certs-tool renew",
-        )),
+        Request::Renew(asked) => renew(asked, tls, context).map(Answered::from),
         // Answered above, before a certificate is asked for.
         Request::Enrol(_) => Err(not_understood(&NodeError::NotUnderstood(
             "enrol".to_owned(),
@@ -237,6 +236,52 @@ async fn enrol(asked: Enrol, tls: &NodeTls, context: &Context<'_>) -> Result<Ans
             "have it run again there, and join with the new token",
         )),
     }
+}
+
+/// Holds the request until somebody comes who signs, and gives what came of it when the node asks again. It is held for
+/// the certificate that the node shows now; whether its signature is right, whoever signs looks at.
+fn renew(asked: Renew, tls: &NodeTls, context: &Context<'_>) -> Result<Answer, Problem> {
+    let (Some(renewals), Some(shown)) = (&context.service.renewals, tls.certificate()) else {
+        return Err(Problem::new(
+            "K08",
+            "no certificate can be renewed here",
+            "this node opens no control socket, through which the CA's host signs",
+            "ask the CA's host: set node.renew_from",
+        ));
+    };
+    if asked.request.is_empty() {
+        return Ok(match renewals.news() {
+            Some(news) => Answer::Renewed(news),
+            None => Answer::Waiting(Waiting::default()),
+        });
+    }
+    if asked.request.len() > LONGEST_REQUEST || asked.signature.len() > LONGEST_REQUEST {
+        return Err(Problem::new(
+            "K15",
+            "the request for a certificate is too long",
+            format!("it has more than {LONGEST_REQUEST} bytes"),
+            "use a pgtlsproxy of the same version on both hosts",
+        ));
+    }
+    let identity = &shown.identity;
+    let name = identity
+        .common_name()
+        .map_or_else(|| identity.to_string(), str::to_owned);
+    let leaf = shown
+        .chain
+        .first()
+        .map(|leaf| hex(leaf))
+        .unwrap_or_default();
+    let renewal = Renewal {
+        certificate: leaf,
+        request: asked.request,
+        signature: asked.signature,
+    };
+    Ok(match renewals.hand_in(name, renewal)? {
+        Standing::Signed(certificates) => Answer::Renewed(certificates),
+        Standing::Refused(refused) => Answer::Refused(refused),
+        Standing::Waits { signed } => Answer::Waiting(Waiting { signed }),
+    })
 }
 
 fn of_answer(verb: &str, answer: &Answer) -> Outcome {
