@@ -97,6 +97,8 @@ async fn serve(
         keeper: node::Keeper::new(checked.config.identity.kept_crl.clone(), reload.clone()),
         invitations: Arc::new(Invitations::default()),
         health: Arc::clone(&health),
+        heard: node::Heard::default(),
+        seats: node::Seats::default(),
     });
     let exchanging: Vec<bool> = checked
         .config
@@ -119,6 +121,9 @@ async fn serve(
         let desk = control::Desk {
             invitations: Arc::clone(&node.invitations),
             reload: reload.clone(),
+            node: Arc::clone(&node),
+            registry: Arc::clone(&registry),
+            credentials: reloader.credentials(),
         };
         tunnels.push(tokio::spawn(control::serve(
             listener,

@@ -27,6 +27,23 @@ pub(crate) enum Ask {
     Invite(Invitation),
     /// Which invitations wait.
     Invitations,
+    /// Let the invitations of this name wait no longer.
+    Withdraw { name: String },
+    /// Take these CRLs (PEM) as if another node had sent them, and read every file again.
+    Crl { crls: Vec<String> },
+    /// How far the CRLs of now have got, and what this node still does.
+    Spread { name: String },
+}
+
+/// How far the CRLs of now have got.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    /// Live sessions of the node that was asked for.
+    pub(crate) sessions: usize,
+    /// The SHA-256 of each CRL that handshakes go by here.
+    pub(crate) crls: Vec<String>,
+    /// The nodes that were heard of since the daemon's start, and whether each has shown all of these CRLs.
+    pub(crate) nodes: Vec<(String, bool)>,
 }
 
 /// An invitation as the daemon knows it.
@@ -63,6 +80,12 @@ pub(crate) enum Reply {
     Sent { sent: bool },
     /// The invitation's time is over.
     Late,
+    /// The invitation was withdrawn by another command.
+    Withdrawn,
+    /// So many invitations were withdrawn.
+    WithdrawnMany { invitations: usize },
+    /// How far the CRLs have got.
+    Spread(Spread),
 }
 
 /// The command's word on an enrolment.
