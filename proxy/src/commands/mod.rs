@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod invite;
 mod join;
+mod remove;
 mod setup;
 mod status;
 
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Status(flags) => status::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Join(flags) => join::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Remove(flags) => remove::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(flags) => doctor::run(&flags),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }
