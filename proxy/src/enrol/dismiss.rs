@@ -104,8 +104,18 @@ impl Going<'_> {
     fn takes(&self, identity: &str, rule: &str) -> bool {
         let named = identity
             .parse()
-            .is_ok_and(|pattern: IdentityPattern| self.identities.contains(&pattern));
+            .is_ok_and(|pattern| self.identities.iter().any(|going| same(going, &pattern)));
         named && (!self.marked_only || rule.starts_with(MARK))
+    }
+}
+
+/// Host names are the same in either case.
+fn same(one: &IdentityPattern, other: &IdentityPattern) -> bool {
+    match (one, other) {
+        (IdentityPattern::Dns(_), IdentityPattern::Dns(_)) => {
+            one.to_string().eq_ignore_ascii_case(&other.to_string())
+        }
+        _ => one == other,
     }
 }
 
