@@ -152,6 +152,51 @@ fn killed_while_it_rotates() {
 }
 
 #[test]
+fn killed_while_it_backs_up_and_restores() {
+    let place = Place::with_ca();
+    place.secret("pass", "correct horse");
+    place.ok("issue db1");
+    let backup = "ca backup b.tar --passphrase-file pass --force";
+    place.ok("ca backup b.tar --passphrase-file pass");
+    let restore = |to: &str| {
+        let mut command = Command::new(TOOL);
+        command.current_dir(place.0.path()).stdin(Stdio::null());
+        let arguments = ["ca", "restore", "b.tar", "--passphrase-file", "pass"];
+        command.args(["--dir", to]).args(arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let begin = Instant::now();
+    assert!(restore("whole").status().unwrap().success());
+    let whole = begin.elapsed();
+    for round in 0..12 {
+        killed(&place, backup, round, 12, whole);
+        let when = format!("in round {round}");
+        assert_eq!(mode(place.path("b.tar").to_str().unwrap()), 0o600, "{when}");
+        // The old one or the new one: either can be restored.
+        let to = format!("restored{round}");
+        let mut child = restore(&to).spawn().unwrap();
+        thread::sleep(whole.mul_f64(1.2 * f64::from(round) / 12.0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let key = place.path(&to).join("ca.key");
+        if key.exists() {
+            assert_eq!(mode(key.to_str().unwrap()), 0o600, "{when}");
+        }
+        assert!(restore(&to).status().unwrap().success(), "{when}");
+        for name in ["ca.key", "ca.crt"] {
+            let [old, new] = ["pki", &to].map(|dir| fs::read(place.path(dir).join(name)).unwrap());
+            assert!(old == new, "{name} {when}");
+        }
+        let names = names_in(&place.path(&to));
+        assert!(
+            !names.iter().any(|name| name.ends_with(".tmp")),
+            "{when}: {names:?}"
+        );
+    }
+}
+
+#[test]
 fn two_at_once_wait_for_each_other() {
     let place = Place::with_ca();
     place.ok("issue db1");
