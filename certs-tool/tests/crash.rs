@@ -375,6 +375,55 @@ fn a_full_file_system_leaves_everything_as_it_was() {
     assert!(said.contains("make room on the disk"), "{said}");
 }
 
+/// A rename that outlives the power while what it names does not would leave an empty file: first the content, then the
+/// name, then the directory.
+#[test]
+fn what_is_put_in_its_place_is_on_disk_before_and_the_place_after() {
+    let place = Place::with_ca();
+    place.ok("issue db1");
+    for arguments in ["issue db1 --force", "issue db2", "revoke db2", "crl"] {
+        let trace = place.path("trace");
+        let mut command = Command::new("strace");
+        command
+            .current_dir(place.0.path())
+            .args(["-f", "-qq", "-y"]);
+        command.args([
+            "-e",
+            "trace=fsync,fdatasync,rename,renameat,renameat2,link,linkat",
+            "-o",
+        ]);
+        command
+            .arg(&trace)
+            .args([TOOL, "--dir", "pki"])
+            .args(arguments.split(' '));
+        match command.output() {
+            Ok(output) if output.status.success() => {}
+            _ => {
+                eprintln!("skipped: strace does not run here");
+                return;
+            }
+        }
+        let calls = fs::read_to_string(&trace).unwrap();
+        let calls: Vec<&str> = calls.lines().collect();
+        let placed: Vec<(usize, &str)> = calls
+            .iter()
+            .enumerate()
+            .filter(|(_, call)| call.contains("rename") || call.contains("link"))
+            .filter_map(|(at, call)| Some((at, call.split('"').nth(1)?.rsplit('/').next()?)))
+            .collect();
+        assert!(placed.len() >= 2, "{arguments}: {calls:#?}");
+        for (at, temporary) in placed {
+            let synced = |call: &&str| call.contains("sync(") && call.contains(temporary);
+            assert!(
+                calls[..at].iter().any(synced),
+                "{arguments}: {temporary} {calls:#?}"
+            );
+            let directory = |call: &&str| call.contains("sync(") && call.contains("/pki>");
+            assert!(calls[at..].iter().any(directory), "{arguments}: {calls:#?}");
+        }
+    }
+}
+
 /// What the kernel was asked for, not what was left afterwards: a moment of 0644 would be seen.
 #[test]
 fn no_key_was_ever_readable_by_others() {
