@@ -101,6 +101,8 @@ async fn serve(
         invitations: Arc::new(Invitations::default()),
         renewals: renewals.clone(),
         health: Arc::clone(&health),
+        heard: node::Heard::default(),
+        seats: node::Seats::default(),
     });
     let exchanging: Vec<bool> = checked
         .config
@@ -124,6 +126,9 @@ async fn serve(
             invitations: Arc::clone(&node.invitations),
             renewals,
             reload: reload.clone(),
+            node: Arc::clone(&node),
+            registry: Arc::clone(&registry),
+            credentials: reloader.credentials(),
         };
         tunnels.push(tokio::spawn(control::serve(
             listener,

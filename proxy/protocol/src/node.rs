@@ -85,6 +85,14 @@ pub struct Renew {
 pub struct Crls {
     /// Each as PEM.
     pub crls: Vec<String>,
+    /// For so many seconds the answer may wait for a newer one; 0: it is wanted at once. Older nodes never wait.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wait: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(wait: &u32) -> bool {
+    *wait == 0
 }
 
 /// The question what the other side sees; it has nothing to say itself yet.

@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod invite;
 mod join;
+mod remove;
 mod renew;
 mod setup;
 mod status;
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Join(flags) => join::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Renew(flags) => renew::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Remove(flags) => remove::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(flags) => doctor::run(&flags),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }

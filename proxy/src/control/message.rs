@@ -31,6 +31,23 @@ pub(crate) enum Ask {
     Renewals,
     /// This is what every node should know of the CAs: the certificate in it is empty.
     News(Box<Certificates>),
+    /// Let the invitations of this name wait no longer.
+    Withdraw { name: String },
+    /// Take these CRLs (PEM) as if another node had sent them, and read every file again.
+    Crl { crls: Vec<String> },
+    /// How far the CRLs of now have got, and what this node still does.
+    Spread { name: String },
+}
+
+/// How far the CRLs of now have got.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    /// Live sessions of the node that was asked for.
+    pub(crate) sessions: usize,
+    /// The SHA-256 of each CRL that handshakes go by here.
+    pub(crate) crls: Vec<String>,
+    /// The nodes that were heard of since the daemon's start, and whether each has shown all of these CRLs.
+    pub(crate) nodes: Vec<(String, bool)>,
 }
 
 /// An invitation as the daemon knows it.
@@ -69,6 +86,12 @@ pub(crate) enum Reply {
     Late,
     /// A node asks for its next certificate; a [`Ruling`] is wanted.
     Renewal(Renewal),
+    /// The invitation was withdrawn by another command.
+    Withdrawn,
+    /// So many invitations were withdrawn.
+    WithdrawnMany { invitations: usize },
+    /// How far the CRLs have got.
+    Spread(Spread),
 }
 
 /// A request for renewal as the daemon holds it. Whether it is genuine, its signature tells to whoever signs.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
+use protocol::identity::Fingerprint;
 use protocol::node::Refused;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,12 +22,15 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::net::{Listener, Peer, Stream};
+use crate::node;
 use crate::problem::Problem;
 use crate::reload::ReloadHandle;
+use crate::session::{Live, Registry};
+use crate::tls::{Credentials, PeerCertificate};
 
 pub(crate) use client::Daemon;
 pub(crate) use invitations::{Case, Decided, Invitations};
-pub(crate) use message::{Ask, Invitation, Over, Renewal, Reply, Ruling, Verdict};
+pub(crate) use message::{Ask, Invitation, Over, Renewal, Reply, Ruling, Spread, Verdict};
 use message::{Asked, LONGEST_LINE, VERSION};
 pub(crate) use renewals::{Renewals, Standing};
 
@@ -57,6 +61,38 @@ pub(crate) struct Desk {
     pub(crate) invitations: Arc<Invitations>,
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) reload: ReloadHandle,
+    pub(crate) node: Arc<node::Service>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
+}
+
+impl Desk {
+    /// Takes CRLs that a command brings, and loads them.
+    async fn take(&self, crls: &[String]) -> Result<(), Vec<Problem>> {
+        let offered =
+            node::from_pem(crls).map_err(|why| vec![not_understood(&io::Error::other(why))])?;
+        let credentials = Arc::clone(&self.credentials.borrow());
+        let keeper = &self.node.keeper;
+        keeper.take(&credentials, offered, "a command").await;
+        self.reload.ask().await
+    }
+
+    fn spread(&self, name: &str) -> Spread {
+        let credentials = Arc::clone(&self.credentials.borrow());
+        let crls = credentials.crls();
+        let is_of = |live: &&Arc<Live>| {
+            let of = |peer: &PeerCertificate| peer.identity.common_name() == Some(name);
+            live.certificates().any(of)
+        };
+        Spread {
+            sessions: self.registry.all().iter().filter(is_of).count(),
+            crls: crls
+                .iter()
+                .map(|der| Fingerprint::of(der).to_string())
+                .collect(),
+            nodes: self.node.heard.of(crls),
+        }
+    }
 }
 
 /// Serves commands until `closing`.
@@ -123,6 +159,15 @@ impl Conversation {
                 desk.renewals.tell(*news);
                 self.write(&Reply::Done).await
             }
+            Ask::Withdraw { name } => {
+                let invitations = desk.invitations.withdraw(&name);
+                self.write(&Reply::WithdrawnMany { invitations }).await
+            }
+            Ask::Crl { crls } => match desk.take(&crls).await {
+                Ok(()) => self.write(&Reply::Done).await,
+                Err(problems) => self.refuse(problems).await,
+            },
+            Ask::Spread { name } => self.write(&Reply::Spread(desk.spread(&name))).await,
             Ask::Invite(invitation) => match desk.invitations.wait(invitation.clone()) {
                 Ok(cases) => {
                     info!(name = invitation.name, "an invitation waits");
@@ -164,6 +209,7 @@ impl Conversation {
                 reply,
             }) = case
             else {
+                self.write(&Reply::Withdrawn).await?;
                 return Ok(Over::TakenBack);
             };
             let binding = hex(&binding);

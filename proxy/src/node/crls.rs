@@ -103,7 +103,7 @@ impl Keeper {
 }
 
 /// Reads PEM as it came from a node.
-pub(super) fn from_pem(texts: &[String]) -> Result<Vec<Crl>, String> {
+pub(crate) fn from_pem(texts: &[String]) -> Result<Vec<Crl>, String> {
     texts
         .iter()
         .map(|text| {

@@ -31,7 +31,7 @@ use record::SessionRecord;
 use registry::{About, KeyOwner};
 
 use crate::net::{Peer, Stream};
-use crate::node;
+use crate::node::{self, Holding, Served};
 use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
@@ -127,11 +127,34 @@ async fn admit(
             peer,
             deadline,
         };
-        Err(End::Node(Box::pin(node::serve(*tls, &context)).await))
+        match Box::pin(node::serve(*tls, &context)).await {
+            Served::Answered(outcome) => Err(NotOpened::Ended(End::Node(outcome))),
+            Served::Held(holding) => Err(NotOpened::Held(holding)),
+        }
     };
-    tokio::select! {
+    let opened = tokio::select! {
         opened = opening => opened,
-        () = slot.evicted() => Err(End::Evicted { limit }),
+        () = slot.evicted() => Err(NotOpened::Ended(End::Evicted { limit })),
+    };
+    // What waits for its answer has left the waiting room: it has shown who it is.
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(NotOpened::Ended(end)) => Err(end),
+        Err(NotOpened::Held(holding)) => {
+            Err(End::Node(holding.answer(shared.current.clone()).await))
+        }
+    }
+}
+
+/// What was no session.
+enum NotOpened {
+    Ended(End),
+    Held(Box<Holding>),
+}
+
+impl From<End> for NotOpened {
+    fn from(end: End) -> Self {
+        Self::Ended(end)
     }
 }
 

@@ -12,6 +12,7 @@ mod facts; // what is known before anything is planned
 mod files;
 mod find; // which cluster is meant
 mod hba; // pg_hba.conf and pg_ident.conf
+mod leave; // what a node that goes leaves in a running server
 #[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 mod passfile; // libpq's password file
 mod plan; // facts and wishes to changes
@@ -25,7 +26,8 @@ pub(crate) use diff::unified;
 pub(crate) use facts::gather;
 pub(crate) use files::Disk;
 pub(crate) use find::{Cluster, Wanted, find};
-pub(crate) use plan::{FileChange, SqlChange, Wishes, primary as plan_primary};
+pub(crate) use leave::{SlotState, who_waits};
+pub(crate) use plan::{FileChange, SqlChange, Wishes, primary as plan_primary, slot_name};
 pub(crate) use server::{Server, restart};
 pub(crate) use sidecar::Sidecar;
 pub(crate) use validate::apply_files;

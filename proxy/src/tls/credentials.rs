@@ -32,6 +32,9 @@ use crate::health::Of;
 use crate::problem::Problem;
 use crate::watch::LARGEST_FILE;
 
+/// What the explanation of a handshake calls a revoked certificate.
+const REVOKED: &str = "T23";
+
 /// Everything a handshake needs. Cheap to clone through its `Arc`s; never shows the key.
 pub(crate) struct Credentials {
     identity: Identity,
@@ -63,7 +66,7 @@ pub(crate) struct Loaded {
 
 impl Credentials {
     /// Reads and judges all files, or says everything that is wrong with them. That the certificate which is `in_use`
-    /// has expired is only a warning: nothing gets worse by it, and a revocation must not wait for its renewal.
+    /// has expired or was revoked is only a warning: nothing gets worse by it, and a revocation must not wait.
     pub(crate) fn load(
         files: &IdentityFiles,
         in_use: Option<Fingerprint>,
@@ -578,7 +581,7 @@ impl Findings {
             let message = explained
                 .message
                 .replace("the client's certificate", "our certificate");
-            self.error(
+            let problem = Problem::new(
                 explained.id,
                 format!("{}: {message}", files.cert.display()),
                 "the far side would refuse it",
@@ -587,6 +590,12 @@ impl Findings {
                     .as_deref()
                     .unwrap_or("issue it again with certs-tool"),
             );
+            // The list that revokes us counts all the same: else whoever stole our key could still come in here.
+            if explained.id == REVOKED && self.in_use == Some(Fingerprint::of(leaf)) {
+                self.warnings.push(problem.warning());
+            } else {
+                self.errors.push(problem);
+            }
         }
     }
 }
