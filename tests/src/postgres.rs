@@ -388,6 +388,12 @@ impl Drop for Node {
         if self.process.is_some() {
             self.try_stop(Stop::Immediate, Duration::from_secs(5));
         }
+        if self.data().join("postmaster.pid").exists() {
+            // Somebody else has started it.
+            let mut stop = as_postgres(&self.programs.join("pg_ctl"));
+            stop.args(["stop", "-m", "immediate", "-D"]);
+            let _ = run(stop.arg(self.data()));
+        }
     }
 }
 

@@ -144,7 +144,10 @@ impl Join {
             quoted(&self.postgres),
         );
         for member in &grant.members {
-            let users = grant.role.as_ref().map(|role| format!("users = [{}]\n", quoted(role)));
+            let users = grant
+                .role
+                .as_ref()
+                .map(|role| format!("users = [{}]\n", quoted(role)));
             let users = users.unwrap_or_default();
             config.push_str(&format!(
                 "\n[[server.allow]]\nidentity = {}\n{users}",

@@ -162,9 +162,7 @@ impl Journal {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.content.files.is_empty()
-            && self.content.sql.is_empty()
-            && self.content.copy.is_none()
+        self.content.files.is_empty() && self.content.sql.is_empty() && self.content.copy.is_none()
     }
 
     /// How far a standby's copy is, if there is one.

@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     impl Conninfo {
-    /// As libpq's conninfo_parse reads it; the error says what is wrong with it.
+        /// As libpq's conninfo_parse reads it; the error says what is wrong with it.
         fn parse(text: &str) -> Result<Self, &'static str> {
             let mut pairs = Vec::new();
             let mut rest = text.trim_ascii_start();
@@ -77,7 +77,7 @@ mod tests {
             }
         }
     }
-    
+
     /// The value up to a blank, and what follows.
     fn plain_value(text: &str) -> (String, &str) {
         let mut value = String::new();

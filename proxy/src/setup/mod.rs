@@ -29,9 +29,7 @@ pub(crate) use plan::{FileChange, SqlChange, Wishes, primary as plan_primary};
 pub(crate) use server::{Server, restart};
 pub(crate) use service::ensure_user;
 pub(crate) use sidecar::Sidecar;
-pub(crate) use standby::{
-    Ended, StandbyWishes, Way, occupied as standby_place, run as standby,
-};
+pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
 pub(crate) use validate::apply_files;
 
 #[cfg(test)]

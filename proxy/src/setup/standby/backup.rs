@@ -37,7 +37,12 @@ pub(super) struct Backup<'a> {
 pub(super) fn version_of(program: &Path, cluster: &Cluster) -> Option<Major> {
     let said = output_of(as_owner(&cluster.owner, program).arg("--version")).ok()?;
     // `pg_basebackup (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`
-    said.split_once(')')?.1.split_whitespace().next()?.parse().ok()
+    said.split_once(')')?
+        .1
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 impl Backup<'_> {
@@ -79,9 +84,9 @@ impl Backup<'_> {
         if let Some(passfile) = self.passfile {
             command.env("PGPASSFILE", passfile);
         }
-        let mut child = command.spawn().map_err(|error| {
-            failed(format!("{}: {error}", program.display()))
-        })?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| failed(format!("{}: {error}", program.display())))?;
         let noted = started(child.id().cast_signed());
         let said = child.stderr.take().map(watch);
         let status = child.wait();
@@ -163,7 +168,10 @@ pub(super) fn clear(staging: &Path, pid: Option<i32>, is_ours: bool) -> Result<(
             "move it away, and run this again",
         ));
     }
-    eprintln!("taking away what an interrupted base backup left in {}", staging.display());
+    eprintln!(
+        "taking away what an interrupted base backup left in {}",
+        staging.display()
+    );
     let cleared = fs::read_dir(staging).and_then(|entries| {
         for entry in entries {
             let entry = entry?;
@@ -197,7 +205,8 @@ fn end_orphan(pid: Pid, staging: &Path) {
     let is_it = || {
         let line = fs::read(PathBuf::from(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
         let staging = staging.as_os_str().as_encoded_bytes();
-        line.split(|byte| *byte == 0).any(|argument| argument == staging)
+        line.split(|byte| *byte == 0)
+            .any(|argument| argument == staging)
     };
     let begun = Instant::now();
     while is_it() {

@@ -48,7 +48,10 @@ impl Work<'_> {
             fix_trust: self.wishes.fix_trust,
             slot: self.wishes.slot,
             // It is not told to anybody: a standby makes no role.
-            password: self.passfile.as_ref().map(|_| Zeroizing::new(String::new())),
+            password: self
+                .passfile
+                .as_ref()
+                .map(|_| Zeroizing::new(String::new())),
         };
         let plan = plan::node(&Disk, &facts, &wishes, &settings)?;
         for warning in &plan.warnings {
@@ -124,7 +127,10 @@ impl Work<'_> {
             },
             rights,
         )?;
-        eprintln!("wrote {}: where it followed before is taken out", path.display());
+        eprintln!(
+            "wrote {}: where it followed before is taken out",
+            path.display()
+        );
         Ok(true)
     }
 
@@ -157,7 +163,9 @@ impl Work<'_> {
                     "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot} AND NOT active"
                 ),
             })?;
-            server.query(&format!("SELECT pg_create_physical_replication_slot({slot})"))?;
+            server.query(&format!(
+                "SELECT pg_create_physical_replication_slot({slot})"
+            ))?;
             eprintln!("{what}, for when this node is the primary");
             made = true;
         }

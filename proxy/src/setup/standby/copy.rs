@@ -127,7 +127,11 @@ impl Work<'_> {
         copy.aside.push((aside.clone(), path.to_owned()));
         self.journal.note_copy(copy)?;
         place::rename(path, &aside)?;
-        eprintln!("moved {} aside: it is {} now", path.display(), aside.display());
+        eprintln!(
+            "moved {} aside: it is {} now",
+            path.display(),
+            aside.display()
+        );
         Ok(())
     }
 
@@ -158,7 +162,12 @@ impl Work<'_> {
     /// The old cluster's tablespaces lay where the new ones belong: they are moved aside, too.
     fn settle_tablespaces(&mut self, data: &Path) -> Result<(), Problem> {
         let links = fs::read_dir(data.join("pg_tblspc"));
-        for link in links.into_iter().flatten().flatten().map(|entry| entry.path()) {
+        for link in links
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+        {
             let Ok(new) = fs::read_link(&link) else {
                 continue;
             };
@@ -201,7 +210,10 @@ impl Work<'_> {
             gid: cluster.owner.gid.as_raw(),
         };
         let files = [
-            ("postgresql.conf", "# Written by `pgtlsproxy setup standby`: the primary's configuration lies elsewhere.\n"),
+            (
+                "postgresql.conf",
+                "# Written by `pgtlsproxy setup standby`: the primary's configuration lies elsewhere.\n",
+            ),
             ("pg_hba.conf", "local all all peer\n"),
             ("pg_ident.conf", ""),
         ];

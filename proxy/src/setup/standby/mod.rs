@@ -144,7 +144,8 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
     let mut journal = Journal::open(&wishes.dir.join("setup")).map_err(one)?;
     journal.note_cluster(&place.cluster.data).map_err(one)?;
     if let Some(target) = &wishes.from {
-        let change = node::following(&wishes.dir, target, &place.cluster.owner.name).map_err(one)?;
+        let change =
+            node::following(&wishes.dir, target, &place.cluster.owner.name).map_err(one)?;
         if let Some(change) = change {
             turn(&mut journal, &change)?;
             eprintln!("it follows {target}");
@@ -261,7 +262,10 @@ fn fit(wishes: &StandbyWishes, place: &mut Place, primary: &Primary) -> Result<(
     if let Some((version, name)) = debian.filter(|(version, _)| *version != major.to_string()) {
         return Err(Problem::new(
             "V04",
-            format!("the primary runs PostgreSQL {major}, {} is of {version}", place.cluster.label),
+            format!(
+                "the primary runs PostgreSQL {major}, {} is of {version}",
+                place.cluster.label
+            ),
             "a standby is of its primary's major version",
             format!("pg_createcluster {major} {name}, and give --cluster {major}/{name} --replace"),
         ));
@@ -269,7 +273,10 @@ fn fit(wishes: &StandbyWishes, place: &mut Place, primary: &Primary) -> Result<(
     if let Some(here) = here.filter(|here| *here != major && wishes.way != Way::Replace) {
         return Err(Problem::new(
             "V04",
-            format!("the primary runs PostgreSQL {major}, {} is of {here}", place.cluster.label),
+            format!(
+                "the primary runs PostgreSQL {major}, {} is of {here}",
+                place.cluster.label
+            ),
             "a standby is of its primary's major version",
             "--replace moves the old data aside and copies the primary's",
         ));
@@ -318,14 +325,18 @@ impl Work<'_> {
         if same && !place.is_standby() && self.primary.in_recovery {
             return Err(Problem::new(
                 "V06",
-                format!("{} is a standby, and {label} a primary of the same data", self.node.upstream()),
+                format!(
+                    "{} is a standby, and {label} a primary of the same data",
+                    self.node.upstream()
+                ),
                 "a primary is not made the standby of its own standby",
                 "promote the other first (SELECT pg_promote(), or pg_ctl promote)",
             ));
         }
         let well = follows
             && (stage == Some(Stage::Placed)
-                || server.is_some_and(|server| power::streaming(&place.cluster, &server).is_some()));
+                || server
+                    .is_some_and(|server| power::streaming(&place.cluster, &server).is_some()));
         match way {
             Way::Replace if !well => Ok(Step::Copy),
             Way::Rewind if !well && stage == Some(Stage::Rewinding) => Err(Problem::new(
@@ -343,7 +354,10 @@ impl Work<'_> {
             )),
             Way::AsItIs if !same || runs_alone => Err(Problem::new(
                 "V14",
-                format!("{label} is no copy that could follow {}", self.node.upstream()),
+                format!(
+                    "{label} is no copy that could follow {}",
+                    self.node.upstream()
+                ),
                 if same {
                     "its server runs as a primary"
                 } else {

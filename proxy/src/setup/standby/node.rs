@@ -62,15 +62,14 @@ impl Node {
         let checked = reload::load(&Source::File(config.clone()))?;
         let identity = checked.credentials.identity();
         let name = identity.common_name().map(str::to_owned);
-        let mut clients =
-            checked
-                .config
-                .tunnels
-                .iter()
-                .filter_map(|tunnel| match &tunnel.side {
-                    Side::Client(client) => Some((&tunnel.listen, client)),
-                    Side::Server(_) => None,
-                });
+        let mut clients = checked
+            .config
+            .tunnels
+            .iter()
+            .filter_map(|tunnel| match &tunnel.side {
+                Side::Client(client) => Some((&tunnel.listen, client)),
+                Side::Server(_) => None,
+            });
         let Some((listen, client)) = clients.next() else {
             return Err(vec![Problem::new(
                 "V02",
@@ -182,7 +181,9 @@ pub(super) fn following(
             "V19",
             format!("{} cannot be changed", path.display()),
             why,
-            format!("set connect = [\"{target}\"] in its [[client]] by hand, then run this without --from"),
+            format!(
+                "set connect = [\"{target}\"] in its [[client]] by hand, then run this without --from"
+            ),
         )
     };
     let text = fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;

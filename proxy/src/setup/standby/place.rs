@@ -69,7 +69,9 @@ impl Place {
 
 pub(super) fn system_of(data: &Path) -> Option<u64> {
     let control = fs::read(data.join("global/pg_control")).ok()?;
-    control.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+    control
+        .first_chunk()
+        .map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
 /// A place without a cluster; the error is a place that is taken by something else.
@@ -241,9 +243,8 @@ pub(super) fn aside(data: &Path) -> PathBuf {
 
 /// Renames, and makes it last.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Problem> {
-    let done = fs::rename(from, to).and_then(|()| {
-        File::open(to.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
-    });
+    let done = fs::rename(from, to)
+        .and_then(|()| File::open(to.parent().unwrap_or_else(|| Path::new("/")))?.sync_all());
     done.map_err(|error| {
         Problem::new(
             "V07",
@@ -293,7 +294,11 @@ pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Pro
         one(path).map_err(|error| {
             Problem::new(
                 "G05",
-                format!("cannot copy {} to {}", from.join(path).display(), to.display()),
+                format!(
+                    "cannot copy {} to {}",
+                    from.join(path).display(),
+                    to.display()
+                ),
                 error.to_string(),
                 "run setup as root, with room on that disk; then run it again",
             )

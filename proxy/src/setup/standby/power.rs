@@ -75,7 +75,11 @@ fn order(cluster: &Cluster, order: Order) -> Result<(), String> {
         command
     } else {
         let mut command = as_owner(&cluster.owner, &cluster.program("pg_ctl"));
-        command.arg(order.word()).arg("-D").arg(&cluster.data).arg("-s");
+        command
+            .arg(order.word())
+            .arg("-D")
+            .arg(&cluster.data)
+            .arg("-s");
         match order {
             Order::Stop => {
                 command.args(["-m", "fast", "-w"]);

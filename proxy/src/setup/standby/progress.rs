@@ -141,8 +141,14 @@ mod tests {
     #[test]
     fn pg_basebackups_lines_are_read() {
         for (line, expected) in [
-            (" 3147/23110 kB (13%), 0/1 tablespace (...a/base/1)", Some((3147, 23110))),
-            ("23119/23110 kB (100%), 1/1 tablespace", Some((23119, 23110))),
+            (
+                " 3147/23110 kB (13%), 0/1 tablespace (...a/base/1)",
+                Some((3147, 23110)),
+            ),
+            (
+                "23119/23110 kB (100%), 1/1 tablespace",
+                Some((23119, 23110)),
+            ),
             ("    0/0 kB (0%), 0/1 tablespace", Some((0, 0))),
             ("pg_basebackup: checkpoint completed", None),
             ("waiting for checkpoint", None),

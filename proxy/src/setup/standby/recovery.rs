@@ -27,9 +27,8 @@ impl Following<'_> {
         }
         let mut lines: Vec<(&str, String)> = vec![("standby_mode", "on".to_owned())];
         lines.extend(self.source());
-        lines.extend(
-            wants(self.major, Thing::TriggerFile).map(|name| (name, self.trigger.clone())),
-        );
+        lines
+            .extend(wants(self.major, Thing::TriggerFile).map(|name| (name, self.trigger.clone())));
         let pairs: Vec<(&str, &[u8])> = lines
             .iter()
             .map(|(name, value)| (*name, value.as_bytes()))
@@ -91,7 +90,9 @@ fn default(major: Major, name: &str) -> u64 {
 pub(super) fn of_controldata(text: &str) -> Vec<(&'static str, String)> {
     let value = |name: &str| {
         // `max_prepared_xacts setting:`, `max_locks_per_xact setting:`
-        let shown = name.replace("transactions", "xacts").replace("transaction", "xact");
+        let shown = name
+            .replace("transactions", "xacts")
+            .replace("transaction", "xact");
         let line = text.lines().find_map(|line| {
             let (label, value) = line.split_once(" setting:")?;
             (label == shown).then_some(value.trim())
@@ -124,7 +125,8 @@ mod tests {
     #[test]
     fn each_version_is_told_in_its_own_words() {
         let text = |major| String::from_utf8(following(major).marker().1).unwrap();
-        let old = "standby_mode = 'on'\nprimary_conninfo = 'host=/run/pgtlsproxy user=''it\\\\''s'''\n";
+        let old =
+            "standby_mode = 'on'\nprimary_conninfo = 'host=/run/pgtlsproxy user=''it\\\\''s'''\n";
         for major in ALL {
             let (name, content) = following(major).marker();
             if major >= V12 {
@@ -142,8 +144,14 @@ mod tests {
                 ));
             }
         }
-        assert_eq!(following(V9_6).settings(), [("hot_standby", "on".to_owned())]);
-        assert_eq!(following(V9_1).settings(), [("hot_standby", "on".to_owned())]);
+        assert_eq!(
+            following(V9_6).settings(),
+            [("hot_standby", "on".to_owned())]
+        );
+        assert_eq!(
+            following(V9_1).settings(),
+            [("hot_standby", "on".to_owned())]
+        );
     }
 
     #[test]
@@ -178,6 +186,9 @@ mod tests {
             ("max_prepared_transactions", "3"),
             ("max_locks_per_transaction", "64"),
         ];
-        assert_eq!(found, expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(
+            found,
+            expected.map(|(name, value)| (name, value.to_owned()))
+        );
     }
 }

@@ -170,7 +170,11 @@ fn keep(cluster: &Cluster, kept: &Path) -> Result<Vec<PathBuf>, Problem> {
 
 fn listed(root: &Path, below: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(root.join(below)).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(root.join(below))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let path = below.join(entry.file_name());
         if entry.path().is_dir() {
             found.extend(listed(root, &path));
