@@ -202,10 +202,11 @@ pub(super) fn wait_for_stream(
 pub(super) fn streaming(cluster: &Cluster, server: &Server) -> Option<Streaming> {
     // pg_stat_wal_receiver is of 9.6; before, what was received is all there is to see.
     let sql = if cluster.major >= V10 {
-        "SELECT pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn() \
+        "SELECT pg_last_wal_replay_lsn(), greatest(pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn(), 0) \
          FROM pg_stat_wal_receiver WHERE status = 'streaming' AND pg_last_wal_receive_lsn() IS NOT NULL"
     } else if cluster.major >= V9_6 {
-        "SELECT pg_last_xlog_replay_location(), pg_last_xlog_receive_location() - pg_last_xlog_replay_location() \
+        "SELECT pg_last_xlog_replay_location(), \
+         greatest(pg_xlog_location_diff(pg_last_xlog_receive_location(), pg_last_xlog_replay_location()), 0) \
          FROM pg_stat_wal_receiver WHERE status = 'streaming'"
     } else {
         "SELECT pg_last_xlog_replay_location(), '?' WHERE pg_last_xlog_receive_location() IS NOT NULL"
