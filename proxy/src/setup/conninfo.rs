@@ -39,8 +39,15 @@ mod tests {
     use super::*;
 
     impl Conninfo {
+        /// The value of a keyword. libpq takes the last one.
+        pub(crate) fn get(&self, keyword: &str) -> Option<&str> {
+            let mut pairs = self.0.iter().rev();
+            let (_, value) = pairs.find(|(name, _)| name == keyword)?;
+            Some(value)
+        }
+
         /// As libpq's conninfo_parse reads it; the error says what is wrong with it.
-        fn parse(text: &str) -> Result<Self, &'static str> {
+        pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
             let mut pairs = Vec::new();
             let mut rest = text.trim_ascii_start();
             while !rest.is_empty() {

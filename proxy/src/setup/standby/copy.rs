@@ -118,7 +118,7 @@ impl Work<'_> {
 
     fn move_aside(&mut self, path: &Path) -> Result<(), Problem> {
         let aside = place::aside(path);
-        let mut copy = self.journal.copy().cloned().unwrap_or(StandbyCopy {
+        let mut copy = self.journal.copy().cloned().unwrap_or_else(|| StandbyCopy {
             stage: Stage::Copied,
             staging: place::staging(path),
             pid: None,
