@@ -100,6 +100,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
 
     let mut journal = Journal::open(&flags.dir.join("setup")).map_err(one)?;
     journal.note_cluster(&cluster.data).map_err(one)?;
+    setup::ensure_user(&flags.dir, &wishes.os_user).map_err(one)?;
     sidecar.make_certificates(&wishes.os_user).map_err(one)?;
     let postgres = rights(&cluster.config_file, 0o644);
     setup::apply_files(
@@ -116,6 +117,9 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
             .write(change, rights(&flags.dir, 0o644))
             .map_err(one)?;
         eprintln!("wrote {}", change.path.display());
+    }
+    if setup::by_systemd(&flags.dir) {
+        setup::start_unit().map_err(one)?;
     }
     let Some(server) = server else {
         return Ok(());

@@ -27,7 +27,7 @@ pub(crate) use files::Disk;
 pub(crate) use find::{Cluster, Wanted, find};
 pub(crate) use plan::{FileChange, SqlChange, Wishes, primary as plan_primary};
 pub(crate) use server::{Server, restart};
-pub(crate) use service::ensure_user;
+pub(crate) use service::{by_systemd, ensure_user, start_unit};
 pub(crate) use sidecar::Sidecar;
 pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
 pub(crate) use validate::apply_files;

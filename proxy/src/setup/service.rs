@@ -98,7 +98,8 @@ pub(crate) fn ensure(
     Ok(())
 }
 
-fn start_unit() -> Result<(), Problem> {
+/// Has systemd start the proxy, now and at each boot.
+pub(crate) fn start_unit() -> Result<(), Problem> {
     for arguments in [&["daemon-reload"][..], &["enable", "--now", UNIT]] {
         let mut command = Command::new("systemctl");
         output_of(command.args(arguments).stdin(Stdio::null())).map_err(|why| {
