@@ -138,6 +138,15 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
     let data = wanted(wishes.cluster.as_deref(), wishes.pgdata.as_deref());
     let mut place = Place::find(data).map_err(one)?;
     place.cluster.bindir.clone_from(&wishes.bindir);
+    if place.cluster.owner.uid.is_root() {
+        let data = place.cluster.data.display();
+        return Err(one(Problem::new(
+            "V15",
+            format!("{data} belongs to root"),
+            "PostgreSQL does not run as root",
+            format!("chown -R postgres: {data}"),
+        )));
+    }
     if wishes.dry_run {
         return show(wishes, &place);
     }
