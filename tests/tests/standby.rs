@@ -113,9 +113,7 @@ fn an_old_primary_comes_back_by_a_copy_and_nothing_of_it_is_deleted() {
         place.strip_suffix(" now")
     });
     assert!(
-        std::path::Path::new(moved.unwrap())
-            .join("PG_VERSION")
-            .exists(),
+        Path::new(moved.unwrap()).join("PG_VERSION").exists(),
         "{said}"
     );
 
@@ -357,4 +355,80 @@ fn a_role_and_a_password_of_any_letters_lead_to_a_stream() {
     standby.password("wrong");
     let said = standby.setup_standby(&[]).unwrap();
     assert!(said.contains("nothing to do"), "{said}");
+}
+
+#[test]
+fn an_old_primary_that_crashed_comes_back_by_pg_rewind() {
+    let (mut primary, standby) = pair(18, &["--rewind"]);
+    standby.node.catch_up_with(&primary.node);
+    primary.node.query("create table lost as select 1 as n");
+    primary.node.stop(testbed::Stop::Immediate);
+    fail_over(&standby);
+    primary
+        .setup_standby(&["--from", &standby.public(), "--rewind"])
+        .unwrap();
+    standby.node.wait_for_standby("db1");
+    primary.node.catch_up_with(&standby.node);
+    assert_eq!(primary.node.query("select n from after_failover"), "1");
+}
+
+/// A cluster that Debian's tools made; it goes with all that was moved aside.
+struct Debian(String);
+
+impl Drop for Debian {
+    fn drop(&mut self) {
+        let _ = run(Command::new("pg_dropcluster").args(["--stop", "15", &self.0]));
+        for entry in fs::read_dir("/var/lib/postgresql/15")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry.file_name().to_string_lossy().starts_with(&self.0) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fresh_cluster_of_debians_becomes_a_standby_and_keeps_its_own_configuration() {
+    let root = nix::unistd::geteuid().is_root();
+    if !root || !Path::new("/usr/bin/pg_createcluster").exists() {
+        println!("left out: this host has no pg_createcluster, or we are not root");
+        return;
+    }
+    let cluster = Debian(format!("pgtstandby{}", std::process::id()));
+    let mut create = Command::new("pg_createcluster");
+    run(create.args(["15", &cluster.0, "--start", "--", "-A", "peer"])).unwrap();
+    let mut primary = Host::new("db1", 15);
+    primary.node.start();
+    let words = ["--name", "db1", "--standby", "standby1", "--restart"];
+    primary.setup_primary(&words).unwrap();
+    primary.serve();
+    let mut standby = Host::new("standby1", 15);
+    let (token, mut inviting) = primary.invite("standby1");
+    let label = format!("15/{}", cluster.0);
+    let mut join = standby.command(
+        &["join", &token, "--cluster", &label, "--replace"],
+        &["--os-user", "root", "--listen", "127.0.0.1:0"],
+    );
+    let joining = join
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    standby.serve();
+    let joined = joining.wait_with_output().unwrap();
+    let said = String::from_utf8(joined.stderr).unwrap();
+    assert!(joined.status.success(), "{said}");
+    assert!(inviting.wait().unwrap().success());
+    primary.node.wait_for_standby("standby1");
+    let etc = Path::new("/etc/postgresql/15").join(&cluster.0);
+    let own = fs::read_to_string(etc.join("conf.d/pgtlsproxy.conf")).unwrap();
+    assert!(own.contains("application_name=standby1"), "{own}");
+    let hba = fs::read_to_string(etc.join("pg_hba.conf")).unwrap();
+    assert!(
+        hba.contains("local replication replicator peer map=pgtlsproxy"),
+        "ready to serve: {hba}"
+    );
 }

@@ -312,7 +312,8 @@ impl Work<'_> {
         let (place, way) = (&self.place, self.wishes.way);
         let stage = self.journal.copy().map(|copy| copy.stage);
         let label = &place.cluster.label;
-        if stage == Some(Stage::Copied) && way != Way::AsItIs {
+        let may_take_it = way == Way::Replace || (way == Way::Fresh && !place.occupied);
+        if stage == Some(Stage::Copied) && may_take_it {
             eprintln!("an earlier run has made the base backup; it is taken up from there");
             return Ok(Step::Exchange);
         }
