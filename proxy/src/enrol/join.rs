@@ -102,10 +102,11 @@ impl Join {
             crl: &grant.certificates.crl,
             config: &config,
         };
-        let checked = install(&self.directory, &files)?;
-        // PostgreSQL's OS user must get at the socket; who may speak is asked there.
+        // Before the configuration, by which whoever manages services may start the daemon at once. PostgreSQL's OS user
+        // must get at the socket; who may speak is asked there.
         make_for_daemon(&run, 0o775).map_err(one)?;
         make_for_daemon(&state, 0o770).map_err(one)?;
+        let checked = install(&self.directory, &files)?;
         let server_name = token.server_name.as_deref().unwrap_or(&inviter.host);
         let probed = runtime
             .block_on(probe(&inviter, server_name, &checked.credentials))
