@@ -9,6 +9,7 @@ mod meter;
 mod observer;
 mod record;
 mod registry;
+mod tally;
 mod trace;
 mod upstream;
 mod verdict;
@@ -36,9 +37,9 @@ use crate::waiting::Slot;
 
 pub(crate) use lately::{Gone, Lately};
 pub(crate) use legs::{Far, Settings, Shared, shutdown_farewell};
-pub(crate) use meter::Tally;
 pub(crate) use observer::now;
 pub(crate) use registry::{Live, Registry};
+pub(crate) use tally::{Tally, Totals};
 pub(crate) use trace::EVERY_SECONDS as TRACED_EVERY_SECONDS;
 pub(crate) use upstream::{broken_target, cannot_reach_target, no_tls_there, silent_target};
 
@@ -157,7 +158,7 @@ async fn session(
         id: record.id_so_far(),
         since: SystemTime::now(),
     };
-    let place = match shared.registry.enter(about) {
+    let place = match shared.registry.enter(about, &shared.tally) {
         Ok(place) => place,
         Err(refusal) => return refused(opened, End::Refused(Box::new(refusal))).await,
     };
