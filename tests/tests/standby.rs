@@ -378,6 +378,8 @@ struct Debian(String);
 impl Drop for Debian {
     fn drop(&mut self) {
         let _ = run(Command::new("pg_dropcluster").args(["--stop", "15", &self.0]));
+        // What setup has written there keeps Debian from taking it away.
+        let _ = fs::remove_dir_all(Path::new("/etc/postgresql/15").join(&self.0));
         for entry in fs::read_dir("/var/lib/postgresql/15")
             .into_iter()
             .flatten()
