@@ -10,6 +10,7 @@
 pub mod browser;
 pub mod enrolment;
 mod files;
+pub mod host;
 pub mod link;
 mod log;
 pub mod netns;
@@ -29,6 +30,7 @@ pub mod wire;
 
 pub use browser::Browser;
 pub use files::{Scratch, put, reserve_port};
+pub use host::Host;
 pub use link::Link;
 pub use log::{Log, Mark};
 pub use netns::Namespaces;

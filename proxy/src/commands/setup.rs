@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 
 use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
 use crate::problem::Problem;
-use crate::renew::TIMER_UNIT;
 use crate::setup::{
     self, Cluster, Disk, FileChange, Journal, Rights, Server, Sidecar, SqlEntry, Undone, Wanted,
     Wishes,
@@ -18,6 +17,7 @@ use crate::setup::{
 pub(super) fn run(command: &SetupCommand) -> Result<ExitCode, Vec<Problem>> {
     match command {
         SetupCommand::Primary(flags) => primary(flags).map(|()| ExitCode::SUCCESS),
+        SetupCommand::Standby(flags) => super::standby::run(flags),
         SetupCommand::Undo(flags) => undo(flags)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|problem| vec![problem]),
@@ -101,6 +101,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
 
     let mut journal = Journal::open(&flags.dir.join("setup")).map_err(one)?;
     journal.note_cluster(&cluster.data).map_err(one)?;
+    setup::ensure_user(&flags.dir, &wishes.os_user).map_err(one)?;
     sidecar.make_certificates(&wishes.os_user).map_err(one)?;
     let postgres = rights(&cluster.config_file, 0o644);
     setup::apply_files(
@@ -118,8 +119,8 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
             .map_err(one)?;
         eprintln!("wrote {}", change.path.display());
     }
-    if own.iter().any(|change| change.path.ends_with(TIMER_UNIT)) {
-        eprintln!("Certificates renew themselves by: systemctl enable --now {TIMER_UNIT}");
+    if setup::by_systemd(&flags.dir) {
+        setup::start_unit().map_err(one)?;
     }
     let Some(server) = server else {
         return Ok(());
@@ -189,7 +190,7 @@ fn rights(path: &Path, mode: u32) -> Rights {
 }
 
 /// One line from standard input: never from the command line, which everybody on the host can see.
-fn read_password() -> Result<Zeroizing<String>, Problem> {
+pub(super) fn read_password() -> Result<Zeroizing<String>, Problem> {
     eprintln!("Password of the role, one line on standard input:");
     let mut line = Zeroizing::new(String::new());
     let read = std::io::stdin().read_line(&mut line);
@@ -279,6 +280,7 @@ fn undo(flags: &SetupUndo) -> Result<(), Problem> {
     if let Some(server) = &server {
         server.query("SELECT pg_reload_conf()")?;
     }
+    super::standby::undo(&mut journal)?;
     eprintln!(
         "Roles, certificates and the CA stay. Settings that need a restart go with the next one."
     );

@@ -106,11 +106,12 @@ impl Join {
             crl: &grant.certificates.crl,
             config: &config,
         };
-        let checked = install(&self.directory, &files)?;
-        // PostgreSQL's OS user must get at the socket; who may speak is asked there.
+        // Before the configuration, by which whoever manages services may start the daemon at once. PostgreSQL's OS user
+        // must get at the socket; who may speak is asked there.
         make_for_daemon(&run, 0o775).map_err(one)?;
         make_for_daemon(&state, 0o770).map_err(one)?;
         let timer_written = write_timer(&self.directory).map_err(one)?;
+        let checked = install(&self.directory, &files)?;
         let server_name = token.server_name.as_deref().unwrap_or(&inviter.host);
         let probed = runtime
             .block_on(probe(&inviter, server_name, &checked.credentials))
@@ -150,10 +151,23 @@ impl Join {
             quoted(&self.postgres),
         );
         for member in &grant.members {
+            let users = grant
+                .role
+                .as_ref()
+                .map(|role| format!("users = [{}]\n", quoted(role)));
+            let users = users.unwrap_or_default();
             config.push_str(&format!(
-                "\n[[server.allow]]\nidentity = {}\n",
+                "\n[[server.allow]]\nidentity = {}\n{users}",
                 quoted(member)
             ));
+            if let Some(database) = &grant.ordinary {
+                config.push_str(&format!(
+                    "\n# pg_rewind and the slot-sync worker are ordinary connections.\n[[server.allow]]\nidentity = {}\n\
+                     replication = []\nordinary = true\n{users}databases = [{}]\n",
+                    quoted(member),
+                    quoted(database)
+                ));
+            }
         }
         let targets: Vec<String> = token
             .endpoints

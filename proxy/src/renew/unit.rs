@@ -32,6 +32,13 @@ pub(crate) fn missing_units(directory: &Path) -> Vec<(PathBuf, String)> {
         .collect()
 }
 
+/// Whether systemd knows the timer.
+pub(crate) fn timer_is_installed() -> bool {
+    [OWN, PACKAGED]
+        .map(|place| Path::new(place).join(TIMER_UNIT).exists())
+        .contains(&true)
+}
+
 fn units(program: &Path, directory: &Path) -> [(PathBuf, String); 2] {
     let service = SERVICE
         .replace("@PROGRAM@", &program.display().to_string())

@@ -25,7 +25,7 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
             mode: metadata.mode() & 0o7777,
@@ -59,6 +59,36 @@ struct Content {
     cluster: Option<PathBuf>,
     files: Vec<FileEntry>,
     sql: Vec<SqlEntry>,
+    /// How far a standby's copy is.
+    #[serde(default)]
+    copy: Option<StandbyCopy>,
+}
+
+/// A standby's copy on its way to its place, so that a run that was killed can be taken up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StandbyCopy {
+    pub(crate) stage: Stage,
+    /// Where it grows.
+    pub(crate) staging: PathBuf,
+    /// The program that makes it, while it runs.
+    pub(crate) pid: Option<i32>,
+    /// Directories that were moved aside, and where they had been.
+    pub(crate) aside: Vec<(PathBuf, PathBuf)>,
+}
+
+/// What is done, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    /// pg_basebackup has begun.
+    Copying,
+    /// It has ended well; old and new are still to be exchanged.
+    Copied,
+    /// pg_rewind has begun.
+    Rewinding,
+    /// The copy is in its place; it may not have streamed yet.
+    Placed,
+    /// It was seen to stream.
+    Streamed,
 }
 
 /// What setup did, so that it can be undone; locked while it is open.
@@ -132,7 +162,24 @@ impl Journal {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.content.files.is_empty() && self.content.sql.is_empty()
+        self.content.files.is_empty() && self.content.sql.is_empty() && self.content.copy.is_none()
+    }
+
+    /// How far a standby's copy is, if there is one.
+    pub(crate) fn copy(&self) -> Option<&StandbyCopy> {
+        self.content.copy.as_ref()
+    }
+
+    /// Notes how far it is, before anything is done that relies on it.
+    pub(crate) fn note_copy(&mut self, copy: StandbyCopy) -> Result<(), Problem> {
+        self.content.copy = Some(copy);
+        self.save()
+    }
+
+    /// Forgets it: what was moved aside is its owner's business from now on.
+    pub(crate) fn forget_copy(&mut self) -> Result<(), Problem> {
+        self.content.copy = None;
+        self.save()
     }
 
     /// What the server can be told back, the last first.
@@ -150,7 +197,16 @@ impl Journal {
 
     /// Notes which cluster it is.
     pub(crate) fn note_cluster(&mut self, data: &Path) -> Result<(), Problem> {
+        let version = |data: &Path| fs::read_to_string(data.join("PG_VERSION")).ok();
         match self.cluster() {
+            // After an upgrade there is a new one: what was changed for the old one is its own business.
+            Some(other)
+                if other != data
+                    && version(other).is_some_and(|old| version(data) != Some(old)) =>
+            {
+                self.set_aside()?;
+                self.note_cluster(data)
+            }
             Some(other) if other != data => Err(Problem::new(
                 "G15",
                 format!("{} belongs to another cluster", self.directory.display()),
@@ -162,6 +218,33 @@ impl Journal {
                 self.save()
             }
         }
+    }
+
+    /// Begins a new journal; the old one, with its copies, goes into a directory of its own.
+    fn set_aside(&mut self) -> Result<(), Problem> {
+        let mut numbered = (1_u32..).map(|number| self.directory.join(format!("before-{number}")));
+        let Some(place) = numbered.find(|path| !path.exists()) else {
+            return Ok(());
+        };
+        let move_all = || -> io::Result<()> {
+            fs::DirBuilder::new().mode(0o700).create(&place)?;
+            for entry in fs::read_dir(&self.directory)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                // The journal last: until it is gone, a run that was killed is taken up here.
+                if entry.file_type()?.is_file() && name != "lock" && name != JOURNAL {
+                    fs::rename(entry.path(), place.join(name))?;
+                }
+            }
+            fs::rename(self.directory.join(JOURNAL), place.join(JOURNAL))
+        };
+        move_all().map_err(|error| cannot("use", &place, &error))?;
+        eprintln!(
+            "what was changed for the cluster before is noted in {}",
+            place.display()
+        );
+        self.content = Content::default();
+        Ok(())
     }
 
     fn save(&self) -> Result<(), Problem> {
@@ -208,7 +291,7 @@ impl Journal {
         let number = index.unwrap_or(self.content.files.len());
         let original = match index.and_then(|index| self.content.files.get(index)) {
             // What was there before the first run, unless others have changed the file since the last.
-            Some(entry) if self.copy(&entry.written).ok() == old || old.is_none() => {
+            Some(entry) if self.kept(&entry.written).ok() == old || old.is_none() => {
                 entry.original.clone()
             }
             _ => match &old {
@@ -233,7 +316,7 @@ impl Journal {
         replace(&path, &change.new, rights).map_err(|error| cannot("write", &path, &error))
     }
 
-    fn copy(&self, name: &str) -> io::Result<Vec<u8>> {
+    fn kept(&self, name: &str) -> io::Result<Vec<u8>> {
         Disk.read(&self.directory.join(name))
     }
 
@@ -263,9 +346,9 @@ impl Journal {
         let original = entry
             .original
             .as_deref()
-            .map(|name| self.copy(name))
+            .map(|name| self.kept(name))
             .transpose()?;
-        if now == self.copy(&entry.written)? {
+        if now == self.kept(&entry.written)? {
             return match original {
                 Some(original) => {
                     replace(&path, &original, entry.rights)?;
@@ -307,7 +390,7 @@ fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
 
 /// A new file in the place of the old one in one step, with these rights from its first moment on: one in a data directory
 /// that the server cannot read would break every base backup.
-fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
     let name = path
         .file_name()
         .ok_or(ErrorKind::InvalidInput)?

@@ -5,7 +5,6 @@
 mod apply; // the only writer of PostgreSQL's files; the journal, undo
 mod block; // the one marked block in a file of others
 mod conf; // postgresql.conf, read and written
-#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 mod conninfo; // libpq's connection strings
 mod diff;
 mod facts; // what is known before anything is planned
@@ -13,11 +12,12 @@ mod files;
 mod find; // which cluster is meant
 mod hba; // pg_hba.conf and pg_ident.conf
 mod leave; // what a node that goes leaves in a running server
-#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 mod passfile; // libpq's password file
 mod plan; // facts and wishes to changes
 mod server; // a running server, through psql
+mod service; // the proxy as a service
 mod sidecar; // the proxy's own side of a node
+mod standby; // from a node to a server that streams
 mod validate; // what was written, judged by PostgreSQL itself
 mod version; // what each major wants
 
@@ -29,7 +29,9 @@ pub(crate) use find::{Cluster, Wanted, find};
 pub(crate) use leave::{SlotState, who_waits};
 pub(crate) use plan::{FileChange, SqlChange, Wishes, primary as plan_primary, slot_name};
 pub(crate) use server::{Server, restart};
+pub(crate) use service::{by_systemd, ensure_user, start_unit};
 pub(crate) use sidecar::Sidecar;
+pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
 pub(crate) use validate::apply_files;
 
 #[cfg(test)]

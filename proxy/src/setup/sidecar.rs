@@ -47,7 +47,7 @@ impl Sidecar<'_> {
         let path = self.configuration();
         let rule = |standby: &String| rule(standby, wishes);
         let Ok(mut text) = fs::read_to_string(&path) else {
-            let mut text = self.head(&facts.socket);
+            let mut text = self.head(facts, wishes);
             text.extend(wishes.standbys.iter().map(rule));
             return Ok(Some(FileChange {
                 path,
@@ -82,13 +82,14 @@ impl Sidecar<'_> {
     }
 
     /// Up to the rules, which stand at the end, where more are added.
-    fn head(&self, socket: &Path) -> String {
+    fn head(&self, facts: &Facts, wishes: &Wishes) -> String {
+        let socket = facts.socket.as_path();
         let run = directories::run(self.directory);
         let quoted = |path: &Path| toml_string(&path.to_string_lossy());
         format!(
             "# Written by `pgtlsproxy setup`; docs/configuration.md explains every key.\n\
              [identity]\ncert = {}\nkey = {}\nca = {}\ncrl = {}\n\n\
-             [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n\
+             [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n{}\
              [[server]]\nlisten = \"0.0.0.0:{}\"\npostgres = {}\n",
             toml_string(&format!("{}.crt", self.name)),
             toml_string(&format!("{}.key", self.name)),
@@ -97,8 +98,28 @@ impl Sidecar<'_> {
             quoted(&run.join("status.sock")),
             quoted(&run.join("control.sock")),
             quoted(&directories::state(self.directory)),
+            self.client(facts, wishes),
             self.port,
             quoted(socket),
+        )
+    }
+
+    /// By which this node follows when roles have swapped: first the first standby; `setup standby --from` turns it.
+    fn client(&self, facts: &Facts, wishes: &Wishes) -> String {
+        let Some(standby) = wishes.standbys.first() else {
+            return String::new();
+        };
+        let owner = fs::metadata(&facts.data).ok().and_then(|metadata| {
+            let uid = std::os::unix::fs::MetadataExt::uid(&metadata);
+            User::from_uid(uid.into()).ok().flatten()
+        });
+        let owner = owner.map_or_else(|| "postgres".to_owned(), |user| user.name);
+        format!(
+            "# For when another node is the primary: `pgtlsproxy setup standby --from HOST:PORT` says which.\n\
+             [[client]]\nlisten = {}\nconnect = [{}]\nallow_os_users = [{}]\n\n",
+            toml_string(&directories::run(self.directory).to_string_lossy()),
+            toml_string(&format!("{standby}:{}", self.port)),
+            toml_string(&owner),
         )
     }
 
