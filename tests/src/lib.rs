@@ -16,6 +16,7 @@ pub mod pki;
 pub mod postgres;
 mod process;
 pub mod programs;
+pub mod setup;
 pub mod sidecar;
 pub mod site;
 mod stand_in;

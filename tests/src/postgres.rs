@@ -388,6 +388,11 @@ impl Drop for Node {
         if self.process.is_some() {
             self.try_stop(Stop::Immediate, Duration::from_secs(5));
         }
+        // One that somebody else has started in its place.
+        let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        if let Some(Ok(pid)) = state.lines().next().map(str::parse) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGQUIT);
+        }
     }
 }
 

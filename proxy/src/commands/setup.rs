@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
 use crate::problem::Problem;
 use crate::setup::{
-    self, Cluster, Disk, FileChange, Journal, Rights, Server, Sidecar, SqlEntry, Undone, Wanted,
-    Wishes,
+    self, Cluster, Disk, Facts, FileChange, Journal, LoginBy, Rights, Server, Sidecar, SqlEntry,
+    Undone, Wanted, Wishes,
 };
 
 pub(super) fn run(command: &SetupCommand) -> Result<ExitCode, Vec<Problem>> {
@@ -35,6 +35,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
     };
     let cluster = setup::find(wanted).map_err(one)?;
     let server = Server::of(&cluster);
+    let facts = setup::gather(&cluster, server.as_ref(), &flags.role).map_err(one)?;
     let wishes = Wishes {
         role: flags.role.clone(),
         os_user: flags.os_user.clone(),
@@ -44,11 +45,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         slot_sync: flags.slot_sync,
         fix_trust: flags.fix_trust,
         slot: flags.slot,
-        password: flags
-            .password
-            .then(read_password)
-            .transpose()
-            .map_err(one)?,
+        login: login(flags, &facts).map_err(one)?,
     };
     let (host, port) = public(flags.public.as_deref()).map_err(one)?;
     let name = flags
@@ -61,7 +58,6 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         host: &host,
         port,
     };
-    let facts = setup::gather(&cluster, server.as_ref(), &wishes.role).map_err(one)?;
     let plan = setup::plan_primary(&Disk, &facts, &wishes)?;
     let own: Vec<FileChange> = sidecar
         .configuration_change(&facts, &wishes)
@@ -181,6 +177,24 @@ fn rights(path: &Path, mode: u32) -> Rights {
     use std::os::unix::fs::MetadataExt;
     let (uid, gid) = fs::metadata(path).map_or((0, 0), |metadata| (metadata.uid(), metadata.gid()));
     Rights { mode, uid, gid }
+}
+
+/// A password is asked for only where one is to be given to the role.
+fn login(flags: &SetupPrimary, facts: &Facts) -> Result<LoginBy, Problem> {
+    if !flags.password {
+        return Ok(LoginBy::OsUser);
+    }
+    let Some(running) = facts.running.as_ref().filter(|found| !found.in_recovery) else {
+        return Ok(LoginBy::Password(None));
+    };
+    if running.has_password {
+        eprintln!(
+            "Role {} has a password; it stays (`\\password {0}` in psql changes it).",
+            flags.role
+        );
+    }
+    let needed = !running.has_password && !flags.dry_run;
+    Ok(LoginBy::Password(needed.then(read_password).transpose()?))
 }
 
 /// One line from standard input: never from the command line, which everybody on the host can see.

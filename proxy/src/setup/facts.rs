@@ -8,7 +8,7 @@ use super::files::{Disk, Overlay};
 use super::find::Cluster;
 use super::plan::REWIND_FUNCTIONS;
 use super::server::{Server, literal};
-use super::version::{Major, Thing, V11, has};
+use super::version::{Major, Thing, V11, has, wants};
 use crate::problem::Problem;
 
 /// The file of our own, beside postgresql.conf or in its conf.d.
@@ -45,6 +45,10 @@ pub(crate) struct Running {
     pub(crate) groups: BTreeSet<String>,
     pub(crate) slots: BTreeSet<String>,
     pub(crate) in_recovery: bool,
+    /// Whether the role has a password that the method of this major can check.
+    pub(crate) has_password: bool,
+    /// Whether passwords of the old kind are, or will be, in use.
+    pub(crate) md5_passwords: bool,
     /// Whether the role may execute what pg_rewind executes.
     pub(crate) may_rewind: bool,
 }
@@ -163,6 +167,15 @@ fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
     let may_rewind = !found.is_empty()
         && major >= V11
         && server.query(&format!("SELECT {}", rewind.join(" AND ")))? == "t";
+    let kind = match wants(major, Thing::PasswordMethod) {
+        Some("scram-sha-256") => "SCRAM-SHA-256$%",
+        _ => "md5%",
+    };
+    let passwords = server.query(&format!(
+        "SELECT EXISTS (SELECT 1 FROM pg_authid WHERE rolname = {role} AND rolpassword LIKE '{kind}'), \
+         current_setting('password_encryption') <> 'scram-sha-256' \
+         OR EXISTS (SELECT 1 FROM pg_authid WHERE rolpassword LIKE 'md5%')"
+    ))?;
     let lines = |text: String| text.lines().map(str::to_owned).collect();
     Ok(Running {
         settings,
@@ -170,6 +183,8 @@ fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
         groups: lines(groups),
         slots: lines(slots),
         may_rewind,
+        has_password: passwords.starts_with('t'),
+        md5_passwords: passwords.ends_with('t'),
         in_recovery: server.query("SELECT pg_is_in_recovery()")? == "t",
     })
 }

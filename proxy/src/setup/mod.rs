@@ -2,6 +2,7 @@
 //! change changes. Readers and writers are pure; files come in through [`files::Files`] and go out through nothing but
 //! the one room that applies a plan.
 
+mod allow; // the proxy's allow rules for standbys
 mod apply; // the only writer of PostgreSQL's files; the journal, undo
 mod block; // the one marked block in a file of others
 mod conf; // postgresql.conf, read and written
@@ -22,10 +23,10 @@ mod version; // what each major wants
 
 pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
 pub(crate) use diff::unified;
-pub(crate) use facts::gather;
+pub(crate) use facts::{Facts, gather};
 pub(crate) use files::Disk;
 pub(crate) use find::{Cluster, Wanted, find};
-pub(crate) use plan::{FileChange, SqlChange, Wishes, primary as plan_primary};
+pub(crate) use plan::{FileChange, LoginBy, SqlChange, Wishes, primary as plan_primary};
 pub(crate) use server::{Server, restart};
 pub(crate) use sidecar::Sidecar;
 pub(crate) use validate::apply_files;

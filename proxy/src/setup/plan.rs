@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use postgres_protocol::password;
+use zeroize::Zeroizing;
+
 use super::block;
 use super::conf;
 use super::facts::{Facts, OWN_FILE};
 use super::files::{Files, NotUnderstood, Overlay};
 use super::hba::{self, Kind, Login, Rule, Transport, Via};
 use super::server::{identifier, literal};
-use super::version::{Major, Thing, V9_6, V10, V11, has, wants};
+use super::version::{Major, Thing, V9_6, V10, V11, V14, has, since, wants};
 use crate::problem::Problem;
 
 /// The map of pg_ident.conf by which the proxy's OS user becomes the role.
@@ -26,8 +29,15 @@ const AT_RESTART: [&str; 5] = [
     "wal_log_hints",
 ];
 
+/// How the role logs in.
+pub(crate) enum LoginBy {
+    /// By being the proxy's OS user, on the Unix socket.
+    OsUser,
+    /// By SCRAM (md5 before 10), with this password where the role has none that serves.
+    Password(Option<Zeroizing<String>>),
+}
+
 /// What the primary is to be made ready for.
-#[derive(Debug)]
 pub(crate) struct Wishes {
     /// The role by which standbys log in.
     pub(crate) role: String,
@@ -42,8 +52,7 @@ pub(crate) struct Wishes {
     pub(crate) fix_trust: bool,
     /// Make slots even where nothing bounds them.
     pub(crate) slot: bool,
-    /// SCRAM instead of the OS user, with this password for a new role.
-    pub(crate) password: Option<zeroize::Zeroizing<String>>,
+    pub(crate) login: LoginBy,
 }
 
 /// A file as it will be.
@@ -58,7 +67,7 @@ pub(crate) struct FileChange {
 pub(crate) struct SqlChange {
     /// What it does, as a person would say it; without secrets.
     pub(crate) what: String,
-    pub(crate) sql: zeroize::Zeroizing<String>,
+    pub(crate) sql: Zeroizing<String>,
     /// What undoes it, if it is to be undone.
     pub(crate) undo: Option<String>,
     /// It cannot be done before the restart that is due.
@@ -97,6 +106,7 @@ pub(crate) fn primary(
     wishes: &Wishes,
 ) -> Result<Plan, Vec<Problem>> {
     let mut plan = Plan::default();
+    refuse_what_it_has_not(facts.major, wishes).map_err(|problem| vec![problem])?;
     let own = own_settings(facts, wishes);
     let mut view = Overlay {
         below: files,
@@ -107,7 +117,7 @@ pub(crate) fn primary(
     let (rules, logins) = rules(facts, wishes).map_err(|problem| vec![problem])?;
     let hba = hba::with_block(&view, &facts.hba_file, facts.major, &rules, &logins).map_err(one)?;
     view.new.insert(facts.hba_file.clone(), hba);
-    if wishes.password.is_none() {
+    if matches!(wishes.login, LoginBy::OsUser) {
         let lines = ident_lines(facts, wishes).map_err(|problem| vec![problem])?;
         let ident =
             hba::ident_with_block(&view, &facts.ident_file, facts.major, &lines).map_err(one)?;
@@ -131,6 +141,32 @@ pub(crate) fn primary(
         sql(facts, wishes, &mut plan);
     }
     Ok(plan)
+}
+
+/// An option for what this major does not have would be silently without effect.
+fn refuse_what_it_has_not(major: Major, wishes: &Wishes) -> Result<(), Problem> {
+    let asked = [
+        (wishes.rewind, "--rewind", Thing::Rewind),
+        (wishes.slot_sync, "--slot-sync", Thing::SlotSync),
+        (
+            !wishes.logical.is_empty(),
+            "--logical",
+            Thing::LogicalDecoding,
+        ),
+        (wishes.slot, "--slot", Thing::Slots),
+    ];
+    for (wished, option, thing) in asked {
+        if wished && !has(major, thing) {
+            let since = since(thing).map_or_else(String::new, |major| major.to_string());
+            return Err(Problem::new(
+                "G19",
+                format!("PostgreSQL {major} has nothing for {option}"),
+                format!("what it prepares came with {since}"),
+                format!("leave {option} away"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Old spellings that mean the same (documentation of 9.6, wal_level).
@@ -169,7 +205,8 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
     };
     let mut own = Vec::new();
 
-    let needed = if wishes.logical.is_empty() {
+    // The slots that are synchronised are logical ones (documentation, 47.2.3).
+    let needed = if wishes.logical.is_empty() && !wishes.slot_sync {
         Thing::WalLevel
     } else {
         Thing::WalLevelLogical
@@ -321,7 +358,7 @@ fn fix_trust(
                 "its method is `trust`, and whoever comes through the proxy is on this host for PostgreSQL",
                 format!(
                     "let it ask (`{}`), or run this with --fix-trust, which writes that",
-                    asking(rule, facts.major)
+                    asking(rule, facts)
                 ),
             )
         };
@@ -329,7 +366,7 @@ fn fix_trust(
     }
     let mut by_file: BTreeMap<PathBuf, Vec<(&Rule, &str)>> = BTreeMap::new();
     for rule in trusting {
-        let method = asking(rule, facts.major);
+        let method = asking(rule, facts);
         plan.warnings.push(
             Problem::new(
                 "G11",
@@ -353,18 +390,25 @@ fn fix_trust(
     Ok(())
 }
 
-fn asking(rule: &Rule, major: Major) -> &'static str {
+/// `md5` takes passwords of both kinds from 10 on, `scram-sha-256` only its own (documentation, 20.5): nobody who has a
+/// password may be shut out. Up to 13 new ones are of the old kind by default.
+fn asking(rule: &Rule, facts: &Facts) -> &'static str {
+    let md5 = facts
+        .running
+        .as_ref()
+        .map_or(facts.major < V14, |running| running.md5_passwords);
     match rule.transport {
         Transport::Local => "peer",
-        _ => wants(major, Thing::PasswordMethod).unwrap_or("md5"),
+        _ if md5 => "md5",
+        _ => wants(facts.major, Thing::PasswordMethod).unwrap_or("md5"),
     }
 }
 
 /// The lines of pg_hba.conf, and the logins that they are for.
 fn rules<'a>(facts: &Facts, wishes: &'a Wishes) -> Result<(Vec<String>, Vec<Login<'a>>), Problem> {
-    let method = match wishes.password {
-        None => format!("peer map={MAP}"),
-        Some(_) => wants(facts.major, Thing::PasswordMethod)
+    let method = match wishes.login {
+        LoginBy::OsUser => format!("peer map={MAP}"),
+        LoginBy::Password(_) => wants(facts.major, Thing::PasswordMethod)
             .unwrap_or("md5")
             .to_owned(),
     };
@@ -434,14 +478,7 @@ fn sql(facts: &Facts, wishes: &Wishes, plan: &mut Plan) {
     };
     match running.role {
         None => {
-            let password = wishes
-                .password
-                .as_ref()
-                .map(|password| format!(" PASSWORD {}", literal(password)));
-            let sql = format!(
-                "CREATE ROLE {role} LOGIN REPLICATION{}",
-                password.unwrap_or_default()
-            );
+            let sql = format!("CREATE ROLE {role} LOGIN REPLICATION");
             tell(
                 format!("create role {role} with REPLICATION"),
                 sql,
@@ -460,16 +497,27 @@ fn sql(facts: &Facts, wishes: &Wishes, plan: &mut Plan) {
         }
         Some(true) => {}
     }
+    if let LoginBy::Password(password) = &wishes.login
+        && !running.has_password
+    {
+        let verifier = password
+            .as_ref()
+            .map(|password| literal(&verifier(password, &wishes.role, facts.major)));
+        let sql = format!(
+            "ALTER ROLE {role} PASSWORD {}",
+            verifier.unwrap_or_default()
+        );
+        tell(format!("give role {role} its password"), sql, None, false);
+    }
     if wishes.rewind && facts.major >= V11 && !running.may_rewind {
         // Documentation of pg_rewind, Notes.
-        let sql = format!(
-            "GRANT EXECUTE ON FUNCTION {} TO {role}",
-            REWIND_FUNCTIONS.join(", ")
-        );
+        let functions = REWIND_FUNCTIONS.join(", ");
         tell(
             format!("let role {role} read what pg_rewind needs"),
-            sql,
-            None,
+            format!("GRANT EXECUTE ON FUNCTION {functions} TO {role}"),
+            Some(format!(
+                "REVOKE EXECUTE ON FUNCTION {functions} FROM {role}"
+            )),
             false,
         );
     }
@@ -490,6 +538,15 @@ fn sql(facts: &Facts, wishes: &Wishes, plan: &mut Plan) {
                 after_restart: too_early,
             });
         }
+    }
+}
+
+/// What the server keeps of a password. Made here, as psql's \\password does, so that the password stands in no log of
+/// the server, and is of the right kind whatever password_encryption says.
+fn verifier(text: &str, role: &str, major: Major) -> String {
+    match wants(major, Thing::PasswordMethod) {
+        Some("scram-sha-256") => password::scram_sha_256(text.as_bytes()),
+        _ => password::md5(text.as_bytes(), role),
     }
 }
 

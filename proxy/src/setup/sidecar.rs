@@ -9,9 +9,10 @@ use certs_tool::report::Failure;
 use certs_tool::store::Existing;
 use nix::unistd::{User, chown};
 
+use super::allow::{self, string};
 use super::facts::Facts;
 use super::find::Cluster;
-use super::plan::{FileChange, MAINTENANCE_DATABASE, Wishes};
+use super::plan::{FileChange, Wishes};
 use crate::directories;
 use crate::problem::Problem;
 
@@ -44,36 +45,26 @@ impl Sidecar<'_> {
         wishes: &Wishes,
     ) -> Result<Option<FileChange>, Problem> {
         let path = self.configuration();
-        let rule = |standby: &String| rule(standby, wishes);
-        let Ok(mut text) = fs::read_to_string(&path) else {
-            let mut text = self.head(&facts.socket);
-            text.extend(wishes.standbys.iter().map(rule));
-            return Ok(Some(FileChange {
-                path,
-                new: text.into_bytes(),
-            }));
-        };
-        let missing: Vec<_> = wishes
-            .standbys
-            .iter()
-            .filter(|name| !text.contains(&toml_string(&format!("cn:{name}"))))
-            .collect();
-        if missing.is_empty() {
-            return Ok(None);
-        }
-        // A rule at the end belongs to the last server; only where there is one, that is the right one.
-        if text.matches("[[server]]").count() != 1 {
-            return Err(Problem::new(
+        let known = fs::read_to_string(&path).ok();
+        let mut text = known.clone().unwrap_or_else(|| self.head(&facts.socket));
+        let rules = allow::missing(&text, wishes).map_err(|why| {
+            Problem::new(
                 "G16",
                 format!("{} has no place for a rule that is clear", path.display()),
-                "it does not hold exactly one [[server]]",
-                format!("add [[server.allow]] for {missing:?} to the right one by hand"),
-            ));
+                why,
+                format!(
+                    "add [[server.allow]] for {:?} to the right one by hand",
+                    wishes.standbys
+                ),
+            )
+        })?;
+        if known.is_some() && rules.is_empty() {
+            return Ok(None);
         }
         if !text.ends_with('\n') {
             text.push('\n');
         }
-        text.extend(missing.into_iter().map(rule));
+        text.push_str(&rules);
         Ok(Some(FileChange {
             path,
             new: text.into_bytes(),
@@ -83,14 +74,14 @@ impl Sidecar<'_> {
     /// Up to the rules, which stand at the end, where more are added.
     fn head(&self, socket: &Path) -> String {
         let run = directories::run(self.directory);
-        let quoted = |path: &Path| toml_string(&path.to_string_lossy());
+        let quoted = |path: &Path| string(&path.to_string_lossy());
         format!(
             "# Written by `pgtlsproxy setup`; docs/configuration.md explains every key.\n\
              [identity]\ncert = {}\nkey = {}\nca = {}\ncrl = {}\n\n\
              [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n\
              [[server]]\nlisten = \"0.0.0.0:{}\"\npostgres = {}\n",
-            toml_string(&format!("{}.crt", self.name)),
-            toml_string(&format!("{}.key", self.name)),
+            string(&format!("{}.crt", self.name)),
+            string(&format!("{}.key", self.name)),
             quoted(&self.trust(CA_CERTIFICATE)),
             quoted(&self.trust(CA_CRL)),
             quoted(&run.join("status.sock")),
@@ -220,37 +211,4 @@ fn unit(cluster: &Cluster, program: &Path, configuration: &Path, os_user: &str) 
         .replace("@PROGRAM@", &program.display().to_string())
         .replace("@CONFIG@", &configuration.display().to_string())
         .replace("@USER@", os_user)
-}
-
-/// What one standby may do; certificates carry the node's name as their common name.
-fn rule(standby: &String, wishes: &Wishes) -> String {
-    let identity = toml_string(&format!("cn:{standby}"));
-    let user = toml_string(&wishes.role);
-    let kinds = if wishes.logical.is_empty() {
-        "\"physical\""
-    } else {
-        "\"physical\", \"logical\""
-    };
-    let mut text = format!(
-        "\n[[server.allow]]\nidentity = {identity}\nreplication = [{kinds}]\nusers = [{user}]\n"
-    );
-    if !wishes.logical.is_empty() {
-        let databases: Vec<_> = wishes
-            .logical
-            .iter()
-            .map(|database| toml_string(database))
-            .collect();
-        text.push_str(&format!("databases = [{}]\n", databases.join(", ")));
-    }
-    if wishes.rewind || wishes.slot_sync {
-        text.push_str(&format!(
-            "\n# pg_rewind and the slot-sync worker are ordinary connections.\n[[server.allow]]\nidentity = {identity}\n\
-             replication = []\nordinary = true\nusers = [{user}]\ndatabases = [\"{MAINTENANCE_DATABASE}\"]\n"
-        ));
-    }
-    text
-}
-
-fn toml_string(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }

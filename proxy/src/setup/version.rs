@@ -434,6 +434,12 @@ pub(crate) fn wants(major: Major, thing: Thing) -> Option<&'static str> {
         .and_then(|row| row.value)
 }
 
+/// The first major that has it.
+pub(crate) fn since(thing: Thing) -> Option<Major> {
+    let first = TABLE.iter().find(|row| row.thing == thing);
+    first.map(|row| row.since)
+}
+
 /// Whether this major has such a thing at all.
 pub(crate) fn has(major: Major, thing: Thing) -> bool {
     wants(major, thing).is_some()
