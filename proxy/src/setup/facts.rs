@@ -53,8 +53,17 @@ pub(crate) struct Running {
     pub(crate) may_rewind: bool,
 }
 
+impl Facts {
+    /// The server's port, by its socket's name.
+    pub(crate) fn port(&self) -> u16 {
+        let name = self.socket.extension().unwrap_or_default();
+        name.to_string_lossy().parse().unwrap_or(5432)
+    }
+}
+
 const ASKED: &str = "'wal_level', 'max_wal_senders', 'max_replication_slots', 'hot_standby', 'wal_log_hints', \
-     'data_checksums', 'config_file', 'hba_file', 'ident_file'";
+     'data_checksums', 'config_file', 'hba_file', 'ident_file', 'ssl', 'ssl_cert_file', 'ssl_key_file', 'ssl_ca_file', \
+     'ssl_crl_file', 'ssl_min_protocol_version', 'listen_addresses'";
 
 pub(crate) fn gather(
     cluster: &Cluster,
@@ -140,7 +149,8 @@ fn own_file(cluster: &Cluster, config_file: &std::path::Path) -> Result<(PathBuf
 
 fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
     let pairs = server.query(&format!(
-        "SELECT name, setting FROM pg_settings WHERE name IN ({ASKED})"
+        "SELECT name, setting FROM pg_settings WHERE name IN ({ASKED}) \
+         AND (name <> 'listen_addresses' OR source <> 'command line')"
     ))?;
     let settings = pairs
         .lines()

@@ -12,24 +12,28 @@ mod diff;
 mod facts; // what is known before anything is planned
 mod files;
 mod find; // which cluster is meant
-mod hba; // pg_hba.conf and pg_ident.conf
+pub(crate) mod hba; // pg_hba.conf and pg_ident.conf
 #[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 mod passfile; // libpq's password file
 mod plan; // facts and wishes to changes
+mod report; // what is printed with --json
 mod server; // a running server, through psql
 mod sidecar; // the proxy's own side of a node
+mod tls; // PostgreSQL's own TLS instead of the proxy
 mod validate; // what was written, judged by PostgreSQL itself
 mod version; // what each major wants
 
 pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
 pub(crate) use diff::unified;
 pub(crate) use facts::{Facts, gather};
-pub(crate) use files::Disk;
+pub(crate) use files::{Disk, Place};
 pub(crate) use find::{Cluster, Wanted, find};
 pub(crate) use plan::{FileChange, LoginBy, SqlChange, Wishes, primary as plan_primary};
+pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, UndoReport, json};
 pub(crate) use server::{Server, restart};
 pub(crate) use sidecar::Sidecar;
-pub(crate) use validate::apply_files;
+pub(crate) use tls::needs;
+pub(crate) use validate::{apply_files, check_readable};
 
 #[cfg(test)]
 mod tests;

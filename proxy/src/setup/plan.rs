@@ -12,6 +12,7 @@ use super::facts::{Facts, OWN_FILE};
 use super::files::{Files, NotUnderstood, Overlay};
 use super::hba::{self, Kind, Login, Rule, Transport, Via};
 use super::server::{identifier, literal};
+use super::tls::{self, Tls};
 use super::version::{Major, Thing, V9_6, V10, V11, V14, has, since, wants};
 use crate::problem::Problem;
 
@@ -35,6 +36,8 @@ pub(crate) enum LoginBy {
     OsUser,
     /// By SCRAM (md5 before 10), with this password where the role has none that serves.
     Password(Option<Zeroizing<String>>),
+    /// By a certificate, over PostgreSQL's own TLS.
+    Certificate(Tls),
 }
 
 /// What the primary is to be made ready for.
@@ -117,8 +120,14 @@ pub(crate) fn primary(
     let (rules, logins) = rules(facts, wishes).map_err(|problem| vec![problem])?;
     let hba = hba::with_block(&view, &facts.hba_file, facts.major, &rules, &logins).map_err(one)?;
     view.new.insert(facts.hba_file.clone(), hba);
-    if matches!(wishes.login, LoginBy::OsUser) {
-        let lines = ident_lines(facts, wishes).map_err(|problem| vec![problem])?;
+    if let LoginBy::Certificate(tls) = &wishes.login {
+        let set = |name: &str| set(facts, name);
+        plan.warnings
+            .extend(tls::objections(tls, facts, set).map_err(|problem| vec![problem])?);
+    }
+    if !matches!(wishes.login, LoginBy::Password(_)) {
+        let known = files.read(&facts.ident_file).unwrap_or_default();
+        let lines = ident_lines(facts, wishes, &known).map_err(|problem| vec![problem])?;
         let ident =
             hba::ident_with_block(&view, &facts.ident_file, facts.major, &lines).map_err(one)?;
         view.new.insert(facts.ident_file.clone(), ident);
@@ -128,7 +137,7 @@ pub(crate) fn primary(
     check_effective(&view, facts, &own)?;
     if let Some(running) = &facts.running {
         for (name, value) in &own {
-            let at_restart = AT_RESTART.contains(name);
+            let at_restart = AT_RESTART.contains(name) || tls::at_restart(name, facts.major);
             if at_restart
                 && running
                     .settings
@@ -196,9 +205,15 @@ fn wal_rank(level: &str) -> u8 {
 /// ours made of it, so that a second run finds the same.
 fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
     let major = facts.major;
-    let set = |name: &str| {
-        let found = facts.settings.effective(name)?;
+    let set = |name: &str| set(facts, name);
+    // Of an earlier run, which may have had other options: what it prepared stays prepared.
+    let before = |name: &str| {
+        let found = facts.own.effective(name)?;
         Some(String::from_utf8_lossy(&found.value).into_owned())
+    };
+    let at_least = |name: &str, value: u32| {
+        let earlier = before(name).and_then(|value| value.parse().ok());
+        value.max(earlier.unwrap_or(0)).to_string()
     };
     let number = |name: &str, default: u32| {
         set(name).map_or(default, |value| value.trim().parse().unwrap_or(default))
@@ -212,7 +227,8 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
         Thing::WalLevelLogical
     };
     let default = if major >= V10 { "replica" } else { "minimal" };
-    if let Some(level) = wants(major, needed)
+    let earlier = before("wal_level").filter(|level| wal_rank(level) > 2);
+    if let Some(level) = earlier.as_deref().or_else(|| wants(major, needed))
         && wal_rank(&set("wal_level").unwrap_or_else(|| default.to_owned())) < wal_rank(level)
     {
         own.push(("wal_level", level.to_owned()));
@@ -224,13 +240,16 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
     // A base backup takes two more, and room is left to look at it by hand.
     let senders = standbys.saturating_mul(2).saturating_add(4);
     if number("max_wal_senders", default) < senders {
-        own.push(("max_wal_senders", senders.max(10).to_string()));
+        own.push((
+            "max_wal_senders",
+            at_least("max_wal_senders", senders.max(10)),
+        ));
     }
     let slots = standbys.saturating_add(4);
     if let Some(name) = wants(major, Thing::Slots)
         && number(name, default) < slots
     {
-        own.push((name, slots.max(10).to_string()));
+        own.push((name, at_least(name, slots.max(10))));
     }
     if let Some(name) = wants(major, Thing::KeepWal)
         && set(name).is_none_or(|value| value == "0")
@@ -242,9 +261,7 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
     if let Some(name) = wants(major, Thing::SlotBound)
         && set(name).is_none_or(|value| value == "-1")
     {
-        let before = facts.own.effective(name);
-        let value = before.map(|before| String::from_utf8_lossy(&before.value).into_owned());
-        own.push((name, value.unwrap_or_else(|| slot_bound(facts.free))));
+        own.push((name, before(name).unwrap_or_else(|| slot_bound(facts.free))));
     }
     if let Some(value) = wants(major, Thing::HotStandby)
         && set("hot_standby").is_none_or(|value| value.eq_ignore_ascii_case("off"))
@@ -255,14 +272,26 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
         .running
         .as_ref()
         .and_then(|running| running.settings.get("data_checksums"));
-    if wishes.rewind
+    if (wishes.rewind || before("wal_log_hints").is_some())
         && has(major, Thing::Rewind)
         && checksums.is_none_or(|value| value != "on")
         && set("wal_log_hints").is_none_or(|value| !value.eq_ignore_ascii_case("on"))
     {
         own.push(("wal_log_hints", "on".to_owned()));
     }
+    if let LoginBy::Certificate(tls) = &wishes.login {
+        own.extend(tls::settings(tls, facts, set));
+    } else {
+        let kept = tls::SETTINGS.iter();
+        own.extend(kept.filter_map(|name| Some((*name, before(name)?))));
+    }
     own
+}
+
+/// What others set it to: the last of them.
+fn set(facts: &Facts, name: &str) -> Option<String> {
+    let found = facts.settings.effective(name)?;
+    Some(String::from_utf8_lossy(&found.value).into_owned())
 }
 
 /// A quarter of the free space, in whole gigabytes, between 1 and 64: a slot must not fill the disk.
@@ -407,42 +436,59 @@ fn asking(rule: &Rule, facts: &Facts) -> &'static str {
 /// The lines of pg_hba.conf, and the logins that they are for.
 fn rules<'a>(facts: &Facts, wishes: &'a Wishes) -> Result<(Vec<String>, Vec<Login<'a>>), Problem> {
     let method = match wishes.login {
+        LoginBy::Certificate(_) => tls::method(facts.major),
         LoginBy::OsUser => format!("peer map={MAP}"),
         LoginBy::Password(_) => wants(facts.major, Thing::PasswordMethod)
             .unwrap_or("md5")
             .to_owned(),
     };
     let role = word(&wishes.role, facts.major)?;
-    let mut lines = vec![format!("local replication {role} {method}")];
+    let (via, from) = match &wishes.login {
+        LoginBy::Certificate(tls) => (Via::Tls, &*tls.from),
+        _ => (Via::Socket, [].as_slice()),
+    };
+    let line = |database: &str| match from {
+        [] => vec![format!("local {database} {role} {method}")],
+        from => from
+            .iter()
+            .map(|from| format!("hostssl {database} {role} {from} {method}"))
+            .collect(),
+    };
+    let mut lines = line("replication");
     let mut kinds = vec![Kind::Physical];
     if wishes.rewind || wishes.slot_sync {
-        lines.push(format!("local {MAINTENANCE_DATABASE} {role} {method}"));
+        lines.extend(line(MAINTENANCE_DATABASE));
         kinds.push(Kind::Ordinary {
             database: MAINTENANCE_DATABASE,
         });
     }
     for database in &wishes.logical {
-        lines.push(format!(
-            "local {} {role} {method}",
-            word(database, facts.major)?
-        ));
+        lines.extend(line(&word(database, facts.major)?));
         kinds.push(Kind::Logical { database });
     }
     lines.dedup();
     let groups = facts.running.as_ref().map(|running| running.groups.clone());
     let login = |kind| Login {
         groups: groups.clone().unwrap_or_default(),
-        ..Login::new(kind, &wishes.role, Via::Socket)
+        ..Login::new(kind, &wishes.role, via)
     };
     Ok((lines, kinds.into_iter().map(login).collect()))
 }
 
-fn ident_lines(facts: &Facts, wishes: &Wishes) -> Result<Vec<String>, Problem> {
-    let user = word(&wishes.os_user, facts.major)?;
-    Ok(vec![format!(
-        "{MAP} {user} {}",
-        word(&wishes.role, facts.major)?
-    )])
+fn ident_lines(facts: &Facts, wishes: &Wishes, known: &[u8]) -> Result<Vec<String>, Problem> {
+    let (map, users) = match &wishes.login {
+        LoginBy::Certificate(_) => (tls::TLS_MAP, &*wishes.standbys),
+        _ => (MAP, std::slice::from_ref(&wishes.os_user)),
+    };
+    let role = word(&wishes.role, facts.major)?;
+    let mut lines = users
+        .iter()
+        .map(|user| Ok(format!("{map} {} {role}", word(user, facts.major)?)))
+        .collect::<Result<Vec<_>, Problem>>()?;
+    let inside = block::find(known).map_or(Vec::new(), |(_, inside)| inside.to_vec());
+    let kept: Vec<_> = tls::kept_maps(&String::from_utf8_lossy(&inside), map, &lines).collect();
+    lines.extend(kept);
+    Ok(lines)
 }
 
 fn word(name: &str, major: Major) -> Result<String, Problem> {

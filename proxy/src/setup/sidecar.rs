@@ -8,11 +8,14 @@ use certs_tool::authority::{Authority, CA_CERTIFICATE, CA_CRL, CA_KEY, NewAuthor
 use certs_tool::report::Failure;
 use certs_tool::store::Existing;
 use nix::unistd::{User, chown};
+use protocol::escape::escape;
 
 use super::allow::{self, string};
+use super::apply::Journal;
 use super::facts::Facts;
 use super::find::Cluster;
 use super::plan::{FileChange, Wishes};
+use super::tls::Tls;
 use crate::directories;
 use crate::problem::Problem;
 
@@ -92,6 +95,35 @@ impl Sidecar<'_> {
         )
     }
 
+    /// What PostgreSQL itself is to show and trust, for connections from these networks.
+    pub(crate) fn tls(&self, from: &[String]) -> Result<Tls, Problem> {
+        let network = |text: &String| {
+            let address = text.split_once('/').map_or(&**text, |(address, _)| address);
+            let named = ["all", "samenet", "samehost"].contains(&&**text);
+            let numeric = text.contains('/') && address.parse::<std::net::IpAddr>().is_ok();
+            (named || numeric).then(|| text.clone()).ok_or_else(|| {
+                Problem::new(
+                    "G24",
+                    format!("`{}` is no network", escape(text)),
+                    "--from takes ADDRESS/BITS",
+                    "for example --from 203.0.113.7/32",
+                )
+            })
+        };
+        let from = match from {
+            [] => vec!["all".to_owned()],
+            given => given.iter().map(network).collect::<Result<_, _>>()?,
+        };
+        let file = |name: &str| self.directory.join(name);
+        Ok(Tls {
+            certificate: file(&format!("{}.crt", self.name)),
+            key: file(&format!("{}.key", self.name)),
+            ca: file(PKI).join(CA_CERTIFICATE),
+            crl: file(PKI).join(CA_CRL),
+            from,
+        })
+    }
+
     /// What [`Self::make_certificates`] will make, in words; empty if all is there.
     pub(crate) fn missing_certificates(&self) -> Vec<String> {
         let mut missing = Vec::new();
@@ -120,12 +152,26 @@ impl Sidecar<'_> {
         self.directory.join(PKI)
     }
 
-    /// The CA if there is none, and this node's certificate if it has none. What exists is never replaced.
-    pub(crate) fn make_certificates(&self, os_user: &str) -> Result<(), Problem> {
+    /// The CA if there is none, and this node's certificate if it has none. What exists is never replaced, but for the parts
+    /// that a run left which was killed while it made them: nobody has seen anything of those.
+    pub(crate) fn make_certificates(
+        &self,
+        os_user: &str,
+        journal: &mut Journal,
+    ) -> Result<(), Problem> {
         let pki = self.pki();
+        let existing = if journal.note_certificates(true)? {
+            Existing::Replace
+        } else {
+            Existing::Keep
+        };
+        let whole = [CA_KEY, CA_CERTIFICATE, CA_CRL]
+            .iter()
+            .all(|name| pki.join(name).exists());
         let make = || -> Result<(), Failure> {
             if !self.directory.join(format!("{}.crt", self.name)).exists() {
-                let authority = if pki.join(CA_KEY).exists() {
+                let unfinished = existing == Existing::Replace && !whole;
+                let authority = if pki.join(CA_KEY).exists() && !unfinished {
                     let locked = || {
                         Err(Failure::new(
                             "the CA's key has a passphrase",
@@ -135,16 +181,17 @@ impl Sidecar<'_> {
                     };
                     Authority::open(&pki, locked)?
                 } else {
-                    Authority::create(&pki, &NewAuthority::default(), Existing::Keep)?
+                    Authority::create(&pki, &NewAuthority::default(), existing)?
                 };
                 let node = NewNode::new(self.name, &[self.host])?;
-                authority.issue(&node, self.directory, Existing::Keep)?;
+                authority.issue(&node, self.directory, existing)?;
             }
             Ok(())
         };
         make().map_err(|failure| {
             Problem::new("G13", failure.what(), failure.why(), failure.way_out())
         })?;
+        journal.note_certificates(false)?;
         let certificate = self.directory.join(format!("{}.crt", self.name));
         let public = [
             (pki.clone(), 0o755),

@@ -347,8 +347,8 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         Thing::ClientCertificate,
         V9_1,
-        "cert",
-        "9.1 documentation, 19.3.10: the method checks the name",
+        "clientcert=1",
+        "9.1 documentation, 19.1: clientcert; 19.3.10: the method checks the name",
     ),
     row(
         Thing::ClientCertificate,
