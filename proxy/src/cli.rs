@@ -75,6 +75,11 @@ pub(crate) enum SetupCommand {
         after_help = "Example:\n  pgtlsproxy setup primary --standby standby1 --public db1.example.com:5443 --dry-run\n\nA second run changes nothing; `pgtlsproxy setup undo` puts everything back."
     )]
     Primary(Box<SetupPrimary>),
+    /// Make this node's PostgreSQL a standby that streams: copy the primary through the proxy, write, start, wait
+    #[command(
+        after_help = "Example:\n  pgtlsproxy setup standby --replace\n  pgtlsproxy setup standby --from db2.example.com:5443 --rewind     an old primary comes back\n\nRun it as root on a node that has joined. A second run changes nothing, and takes up what was interrupted."
+    )]
+    Standby(SetupStandby),
     /// Put back every file that setup changed, and drop the slots that it made
     #[command(after_help = "Example:\n  pgtlsproxy setup undo")]
     Undo(SetupUndo),
@@ -139,6 +144,65 @@ pub(crate) struct SetupPrimary {
     /// Print what was done as JSON (docs/setup.md)
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupStandby {
+    #[command(flatten)]
+    pub(crate) made: StandbyFlags,
+    /// Where the proxy's own files are
+    #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
+    pub(crate) dir: PathBuf,
+    /// Whom to follow from now on: the node's HOST:PORT [default: as the configuration says]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) from: Option<Target>,
+    /// Bring an old primary back by pg_rewind instead of a whole copy
+    #[arg(long, conflicts_with_all = ["replace", "config_only"])]
+    pub(crate) rewind: bool,
+    /// Take the copy of the primary that is there, and write its configuration
+    #[arg(long, conflicts_with = "replace")]
+    pub(crate) config_only: bool,
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// How a standby is made; `join` takes these, too.
+#[derive(Debug, Args)]
+pub(crate) struct StandbyFlags {
+    /// Debian's VERSION/NAME, for example 15/main [default: the only one on this host]
+    #[arg(long, value_name = "VERSION/NAME", conflicts_with = "pgdata")]
+    pub(crate) cluster: Option<String>,
+    /// The data directory; it may be missing or empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: Option<PathBuf>,
+    /// Where PostgreSQL's programs are [default: found by itself]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bindir: Option<PathBuf>,
+    /// Move the data directory that is there aside, and copy the primary
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// The role by which it logs in [default: as the rules of this node say, else replicator]
+    #[arg(long)]
+    pub(crate) role: Option<String>,
+    /// The OS user that the proxy runs as
+    #[arg(long, value_name = "USER", default_value = "pgtlsproxy")]
+    pub(crate) os_user: String,
+    /// The role logs in by a password, read from standard input
+    #[arg(long)]
+    pub(crate) password: bool,
+    /// Use slots before PostgreSQL 13, too, where nothing bounds what they keep
+    #[arg(long)]
+    pub(crate) slot: bool,
+    /// Replace `trust` for connections from this host; else it stops setup
+    #[arg(long)]
+    pub(crate) fix_trust: bool,
+    /// Where a tablespace of the primary goes, as pg_basebackup has it; may be given again
+    #[arg(long, value_name = "OLD=NEW")]
+    pub(crate) tablespace_mapping: Vec<String>,
+    /// How long it may take from the start of the server until it streams
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub(crate) within: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -256,6 +320,11 @@ pub(crate) struct JoinFlags {
     /// Replace the files of an earlier node
     #[arg(long)]
     pub(crate) force: bool,
+    /// Only become a node: leave PostgreSQL alone
+    #[arg(long)]
+    pub(crate) no_setup: bool,
+    #[command(flatten)]
+    pub(crate) standby: StandbyFlags,
 }
 
 /// Without the token.

@@ -9,6 +9,7 @@
 
 pub mod enrolment;
 mod files;
+pub mod host;
 pub mod link;
 mod log;
 pub mod netns;
@@ -26,6 +27,7 @@ pub mod wait;
 pub mod wire;
 
 pub use files::{Scratch, put, reserve_port};
+pub use host::Host;
 pub use link::Link;
 pub use log::{Log, Mark};
 pub use netns::Namespaces;

@@ -388,10 +388,11 @@ impl Drop for Node {
         if self.process.is_some() {
             self.try_stop(Stop::Immediate, Duration::from_secs(5));
         }
-        // One that somebody else has started in its place.
-        let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
-        if let Some(Ok(pid)) = state.lines().next().map(str::parse) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGQUIT);
+        if self.data().join("postmaster.pid").exists() {
+            // Somebody else has started it.
+            let mut stop = as_postgres(&self.programs.join("pg_ctl"));
+            stop.args(["stop", "-m", "immediate", "-D"]);
+            let _ = run(stop.arg(self.data()));
         }
     }
 }

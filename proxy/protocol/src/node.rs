@@ -125,6 +125,10 @@ pub struct Grant {
     pub certificates: Certificates,
     /// Whom its own rules should admit, as `cn:db1`: the node that invited it, and others.
     pub members: Vec<String>,
+    /// As which role, if only as one.
+    pub role: Option<String>,
+    /// Whether they come with ordinary connections to this database, too, as pg_rewind does.
+    pub ordinary: Option<String>,
 }
 
 /// Certificates and what they are judged by, as PEM.

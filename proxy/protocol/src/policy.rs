@@ -104,6 +104,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Every rule, in its order; none where any certificate is admitted.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        self.rules.as_deref().unwrap_or_default()
+    }
+
     /// These rules, of which one must match; without any rule nobody is admitted.
     #[must_use]
     pub const fn new(rules: Vec<Rule>) -> Self {

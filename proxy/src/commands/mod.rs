@@ -6,6 +6,7 @@ mod doctor;
 mod invite;
 mod join;
 mod setup;
+mod standby;
 mod status;
 
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Setup(command) => setup::run(&command),
         Command::Status(flags) => status::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
-        Command::Join(flags) => join::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Join(flags) => join::run(flags),
         Command::Doctor(flags) => doctor::run(&flags),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }

@@ -20,6 +20,7 @@ const PROXY_PORT: u16 = 5443;
 pub(super) fn run(command: &SetupCommand) -> Result<ExitCode, Vec<Problem>> {
     match command {
         SetupCommand::Primary(flags) => primary(flags).map(|()| ExitCode::SUCCESS),
+        SetupCommand::Standby(flags) => super::standby::run(flags),
         SetupCommand::Undo(flags) => undo(flags)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|problem| vec![problem]),
@@ -245,7 +246,7 @@ fn login(flags: &SetupPrimary, facts: &Facts, sidecar: &Sidecar<'_>) -> Result<L
 }
 
 /// One line from standard input: never from the command line, which everybody on the host can see.
-fn read_password() -> Result<Zeroizing<String>, Problem> {
+pub(super) fn read_password() -> Result<Zeroizing<String>, Problem> {
     eprintln!("Password of the role, one line on standard input:");
     let mut line = Zeroizing::new(String::new());
     let read = std::io::stdin().read_line(&mut line);
@@ -351,6 +352,7 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
     if let Some(server) = &server {
         server.query("SELECT pg_reload_conf()")?;
     }
+    super::standby::undo(&mut journal)?;
     eprintln!(
         "Roles, certificates and the CA stay. Settings that need a restart go with the next one."
     );

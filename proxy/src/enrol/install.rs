@@ -44,7 +44,7 @@ pub(super) fn refuse_existing(directory: &Path) -> Result<(), Problem> {
             "E06",
             format!("{} exists already", path.display()),
             "this host may be a node; nothing was changed, and the token has not been used",
-            "--force replaces its files; --dir DIR makes a second node",
+            "`pgtlsproxy setup standby` goes on from there; --force replaces its files, --dir DIR makes a second node",
         )),
     }
 }

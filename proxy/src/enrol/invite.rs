@@ -14,6 +14,7 @@ use certs_tool::request::Request;
 use certs_tool::store::Existing;
 use protocol::escape::escape;
 use protocol::node::{Answer, Certificates, Enrol, Enrolled, Grant, Refused};
+use protocol::policy::Names;
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
@@ -23,7 +24,7 @@ use super::proof::{Prover, from_hex, invitation_id, is_proof, prove};
 use super::rules::{self, Rule};
 use super::token::{Secret, Token};
 use super::{CONFIG, of_failure};
-use crate::config::{Config, Source};
+use crate::config::{Config, Side, Source};
 use crate::control::{Ask, Daemon, Invitation, Over, Reply, Verdict};
 use crate::net::Target;
 use crate::node::to_pem;
@@ -290,6 +291,7 @@ impl Opened {
                 crl: self.crls()?,
             },
             members,
+            ..self.like_ours()
         };
         let grant = serde_json::to_string(&grant).map_err(|error| {
             Problem::new(
@@ -301,6 +303,29 @@ impl Opened {
         })?;
         let proof = prove(&self.secret, Prover::Inviter, &binding, grant.as_bytes());
         Ok((Enrolled { grant, proof }, made.certificate_path))
+    }
+
+    /// What our own rules let the new node do, so that it lets others do the same when roles have swapped.
+    fn like_ours(&self) -> Grant {
+        let identity = format!("cn:{}", self.invite.name);
+        let servers = self.checked.config.tunnels.iter();
+        let rules = servers.filter_map(|tunnel| match &tunnel.side {
+            Side::Server(server) => Some(server.policy.rules()),
+            Side::Client(_) => None,
+        });
+        let mut grant = Grant::default();
+        for rule in rules.flatten() {
+            if rule.identity.to_string() != identity {
+                continue;
+            }
+            if let Names::Only(users) = &rule.users {
+                grant.role = grant.role.or_else(|| users.first().cloned());
+            }
+            if let (true, Names::Only(databases)) = (rule.ordinary, &rule.databases) {
+                grant.ordinary = databases.first().cloned();
+            }
+        }
+        grant
     }
 
     /// The newest CRL of each CA: the CA's directory has one for its own, this node's file one for every other.

@@ -144,10 +144,23 @@ impl Join {
             quoted(&self.postgres),
         );
         for member in &grant.members {
+            let users = grant
+                .role
+                .as_ref()
+                .map(|role| format!("users = [{}]\n", quoted(role)));
+            let users = users.unwrap_or_default();
             config.push_str(&format!(
-                "\n[[server.allow]]\nidentity = {}\n",
+                "\n[[server.allow]]\nidentity = {}\n{users}",
                 quoted(member)
             ));
+            if let Some(database) = &grant.ordinary {
+                config.push_str(&format!(
+                    "\n# pg_rewind and the slot-sync worker are ordinary connections.\n[[server.allow]]\nidentity = {}\n\
+                     replication = []\nordinary = true\n{users}databases = [{}]\n",
+                    quoted(member),
+                    quoted(database)
+                ));
+            }
         }
         let targets: Vec<String> = token
             .endpoints

@@ -28,7 +28,7 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
             mode: metadata.mode() & 0o7777,
@@ -65,6 +65,36 @@ struct Content {
     /// CA and certificate are being made: what is there of them without the rest is of a run that was killed.
     #[serde(default)]
     making_certificates: bool,
+    /// How far a standby's copy is.
+    #[serde(default)]
+    copy: Option<StandbyCopy>,
+}
+
+/// A standby's copy on its way to its place, so that a run that was killed can be taken up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StandbyCopy {
+    pub(crate) stage: Stage,
+    /// Where it grows.
+    pub(crate) staging: PathBuf,
+    /// The program that makes it, while it runs.
+    pub(crate) pid: Option<i32>,
+    /// Directories that were moved aside, and where they had been.
+    pub(crate) aside: Vec<(PathBuf, PathBuf)>,
+}
+
+/// What is done, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    /// pg_basebackup has begun.
+    Copying,
+    /// It has ended well; old and new are still to be exchanged.
+    Copied,
+    /// pg_rewind has begun.
+    Rewinding,
+    /// The copy is in its place; it may not have streamed yet.
+    Placed,
+    /// It was seen to stream.
+    Streamed,
 }
 
 /// What setup did, so that it can be undone; locked while it is open.
@@ -139,7 +169,24 @@ impl Journal {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.content.files.is_empty() && self.content.sql.is_empty()
+        self.content.files.is_empty() && self.content.sql.is_empty() && self.content.copy.is_none()
+    }
+
+    /// How far a standby's copy is, if there is one.
+    pub(crate) fn copy(&self) -> Option<&StandbyCopy> {
+        self.content.copy.as_ref()
+    }
+
+    /// Notes how far it is, before anything is done that relies on it.
+    pub(crate) fn note_copy(&mut self, copy: StandbyCopy) -> Result<(), Problem> {
+        self.content.copy = Some(copy);
+        self.save()
+    }
+
+    /// Forgets it: what was moved aside is its owner's business from now on.
+    pub(crate) fn forget_copy(&mut self) -> Result<(), Problem> {
+        self.content.copy = None;
+        self.save()
     }
 
     /// What the server can be told back, the last first.
@@ -229,7 +276,7 @@ impl Journal {
         let number = index.unwrap_or(self.content.files.len());
         let original = match index.and_then(|index| self.content.files.get(index)) {
             // What was there before the first run, unless others have changed the file since the last.
-            Some(entry) if self.copy(&entry.written).ok() == old || old.is_none() => {
+            Some(entry) if self.kept(&entry.written).ok() == old || old.is_none() => {
                 entry.original.clone()
             }
             _ => match &old {
@@ -240,10 +287,8 @@ impl Journal {
                 None => None,
             },
         };
-        let staged = Staged::write(&path, &change.new, rights)
-            .map_err(|error| cannot("write", &path, &error))?;
         let entry = FileEntry {
-            path,
+            path: path.clone(),
             original,
             written: self.keep(&format!("{number}.written"), &change.new)?,
             rights,
@@ -252,11 +297,12 @@ impl Journal {
             Some(known) => *known = entry,
             None => self.content.files.push(entry),
         }
+        // First the note: undo takes away what a kill leaves beside the file.
         self.save()?;
-        Ok(staged)
+        Staged::write(&path, &change.new, rights).map_err(|error| cannot("write", &path, &error))
     }
 
-    fn copy(&self, name: &str) -> io::Result<Vec<u8>> {
+    fn kept(&self, name: &str) -> io::Result<Vec<u8>> {
         Disk.read(&self.directory.join(name))
     }
 
@@ -288,9 +334,9 @@ impl Journal {
         let original = entry
             .original
             .as_deref()
-            .map(|name| self.copy(name))
+            .map(|name| self.kept(name))
             .transpose()?;
-        if now == self.copy(&entry.written)? {
+        if now == self.kept(&entry.written)? {
             return match original {
                 Some(original) => {
                     replace(&path, &original, entry.rights)?;
@@ -331,7 +377,7 @@ fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
 }
 
 /// A new file in the place of the old one in one step.
-fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
+pub(super) fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
     Staged::write(path, content, rights)?.rename()
 }
 

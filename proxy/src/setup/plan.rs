@@ -108,9 +108,27 @@ pub(crate) fn primary(
     facts: &Facts,
     wishes: &Wishes,
 ) -> Result<Plan, Vec<Problem>> {
+    node(files, facts, wishes, &[])
+}
+
+/// As [`primary`], with settings that a standby needs besides; of a number in both, the larger counts.
+pub(crate) fn node(
+    files: &dyn Files,
+    facts: &Facts,
+    wishes: &Wishes,
+    more: &[(&'static str, String)],
+) -> Result<Plan, Vec<Problem>> {
     let mut plan = Plan::default();
     refuse_what_it_has_not(facts.major, wishes).map_err(|problem| vec![problem])?;
-    let own = own_settings(facts, wishes);
+    let mut own = own_settings(facts, wishes);
+    for (name, value) in more {
+        let number = |text: &str| text.parse::<u64>().ok();
+        match own.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) if number(known) >= number(value) => {}
+            Some((_, known)) => known.clone_from(value),
+            None => own.push((name, value.clone())),
+        }
+    }
     let mut view = Overlay {
         below: files,
         new: BTreeMap::new(),

@@ -39,7 +39,7 @@ pub(crate) fn output_of(command: &mut Command) -> Result<String, String> {
 }
 
 /// As [`output_of`], with this on its standard input.
-fn output_with(command: &mut Command, input: &str) -> Result<String, String> {
+pub(super) fn output_with(command: &mut Command, input: &str) -> Result<String, String> {
     let said = |error: std::io::Error| error.to_string();
     let piped = command
         .stdin(Stdio::piped())

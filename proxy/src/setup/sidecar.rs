@@ -49,7 +49,7 @@ impl Sidecar<'_> {
     ) -> Result<Option<FileChange>, Problem> {
         let path = self.configuration();
         let known = fs::read_to_string(&path).ok();
-        let mut text = known.clone().unwrap_or_else(|| self.head(&facts.socket));
+        let mut text = known.clone().unwrap_or_else(|| self.head(facts, wishes));
         let rules = allow::missing(&text, wishes).map_err(|why| {
             Problem::new(
                 "G16",
@@ -75,13 +75,14 @@ impl Sidecar<'_> {
     }
 
     /// Up to the rules, which stand at the end, where more are added.
-    fn head(&self, socket: &Path) -> String {
+    fn head(&self, facts: &Facts, wishes: &Wishes) -> String {
+        let socket = facts.socket.as_path();
         let run = directories::run(self.directory);
         let quoted = |path: &Path| string(&path.to_string_lossy());
         format!(
             "# Written by `pgtlsproxy setup`; docs/configuration.md explains every key.\n\
              [identity]\ncert = {}\nkey = {}\nca = {}\ncrl = {}\n\n\
-             [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n\
+             [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n{}\
              [[server]]\nlisten = \"0.0.0.0:{}\"\npostgres = {}\n",
             string(&format!("{}.crt", self.name)),
             string(&format!("{}.key", self.name)),
@@ -90,6 +91,7 @@ impl Sidecar<'_> {
             quoted(&run.join("status.sock")),
             quoted(&run.join("control.sock")),
             quoted(&directories::state(self.directory)),
+            self.client(facts, wishes),
             self.port,
             quoted(socket),
         )
@@ -122,6 +124,25 @@ impl Sidecar<'_> {
             crl: file(PKI).join(CA_CRL),
             from,
         })
+    }
+
+    /// By which this node follows when roles have swapped: first the first standby; `setup standby --from` turns it.
+    fn client(&self, facts: &Facts, wishes: &Wishes) -> String {
+        let Some(standby) = wishes.standbys.first() else {
+            return String::new();
+        };
+        let owner = fs::metadata(&facts.data).ok().and_then(|metadata| {
+            let uid = std::os::unix::fs::MetadataExt::uid(&metadata);
+            User::from_uid(uid.into()).ok().flatten()
+        });
+        let owner = owner.map_or_else(|| "postgres".to_owned(), |user| user.name);
+        format!(
+            "# For when another node is the primary: `pgtlsproxy setup standby --from HOST:PORT` says which.\n\
+             [[client]]\nlisten = {}\nconnect = [{}]\nallow_os_users = [{}]\n\n",
+            string(&directories::run(self.directory).to_string_lossy()),
+            string(&format!("{standby}:{}", self.port)),
+            string(&owner),
+        )
     }
 
     /// What [`Self::make_certificates`] will make, in words; empty if all is there.
