@@ -133,6 +133,9 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
 
     let mut journal = Journal::open(&flags.dir.join("setup")).map_err(one)?;
     journal.note_cluster(&cluster.data).map_err(one)?;
+    if !flags.external_tls {
+        setup::ensure_user(&flags.dir, &wishes.os_user).map_err(one)?;
+    }
     sidecar
         .make_certificates(key_owner, &mut journal)
         .map_err(one)?;
@@ -154,6 +157,9 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
             .write(change, rights(&flags.dir, 0o644))
             .map_err(one)?;
         eprintln!("wrote {}", change.path.display());
+    }
+    if !flags.external_tls {
+        setup::start(&flags.dir).map_err(one)?;
     }
     if let Some(server) = &server {
         tell(&mut journal, server, &now).map_err(one)?;

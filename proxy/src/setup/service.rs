@@ -98,6 +98,14 @@ pub(crate) fn ensure(
     Ok(())
 }
 
+/// Has systemd start the proxy of this directory, where it does that.
+pub(crate) fn start(directory: &Path) -> Result<(), Problem> {
+    if by_systemd(directory) && Uid::effective().is_root() {
+        start_unit()?;
+    }
+    Ok(())
+}
+
 fn start_unit() -> Result<(), Problem> {
     for arguments in [&["daemon-reload"][..], &["enable", "--now", UNIT]] {
         let mut command = Command::new("systemctl");
