@@ -62,7 +62,9 @@ fn the_page_leads_from_packages_to_a_stream_and_doctor_finds_all_well() {
         let listen = standby.public().replace("localhost", "127.0.0.1");
         let mut join = standby.with_cluster(&words(&join, &public), &["--listen", &listen]);
         let joining = std::thread::spawn(move || run(&mut join, &format!("{token}\n")));
-        // What systemd does on a host of its own.
+        // What systemd does on a host of its own, once all is there.
+        let run_directory = standby.dir().join("run");
+        wait_until("the node's directories", || run_directory.exists());
         standby.serve();
         let said = joining.join().unwrap();
         assert!(said.contains("It streams from"), "{said}");
