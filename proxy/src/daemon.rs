@@ -19,7 +19,9 @@ use crate::net::Listener;
 use crate::node;
 use crate::problem::Problem;
 use crate::reload::{Checked, Reading, ReloadHandle, Reloader, read};
-use crate::session::{Registry, Shared, Tally, shutdown_farewell};
+use crate::session::{
+    Lately, Registry, Shared, TRACED_EVERY_SECONDS, Tally, now, shutdown_farewell,
+};
 use crate::snapshot::{Facts, TunnelFacts};
 use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
@@ -138,11 +140,12 @@ async fn serve(
             let exchange = node::exchange(settings.clone(), node, interval, closing.clone());
             tunnels.push(tokio::spawn(exchange));
         }
-        let tally = Arc::new(Tally::default());
+        let (tally, lately) = (Arc::new(Tally::default()), Arc::new(Lately::default()));
         facts.tunnels.push(TunnelFacts {
             listen: listener.address(),
             settings: settings.clone(),
             tally: Arc::clone(&tally),
+            lately: Arc::clone(&lately),
         });
         let tunnel = Tunnel {
             listener,
@@ -152,6 +155,7 @@ async fn serve(
                 health: Arc::clone(&health),
                 current: settings,
                 tally,
+                lately,
                 plain_cancels: Semaphore::new(PLAIN_CANCELS),
                 node: Arc::clone(&node),
             }),
@@ -176,6 +180,9 @@ async fn serve(
         serve_status(listener, &facts);
     }
     if let Some((listener, listen)) = http {
+        if tells_status {
+            tokio::spawn(trace(Arc::clone(&registry)));
+        }
         let http = admin::http::Http {
             listen,
             facts,
@@ -258,6 +265,15 @@ async fn meter(registry: Arc<Registry>) {
     loop {
         second.tick().await;
         registry.meter(Instant::now());
+    }
+}
+
+/// Remembers how streams flow, for the page.
+async fn trace(registry: Arc<Registry>) {
+    let mut moment = tokio::time::interval(Duration::from_secs(TRACED_EVERY_SECONDS));
+    loop {
+        moment.tick().await;
+        registry.trace(now());
     }
 }
 

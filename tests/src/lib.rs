@@ -7,6 +7,7 @@
     reason = "the whole crate is test code: a step that fails is a test that fails"
 )]
 
+pub mod browser;
 pub mod enrolment;
 mod files;
 pub mod host;
@@ -26,6 +27,7 @@ pub mod tunnel;
 pub mod wait;
 pub mod wire;
 
+pub use browser::Browser;
 pub use files::{Scratch, put, reserve_port};
 pub use host::Host;
 pub use link::Link;

@@ -3,6 +3,8 @@
 
 pub(crate) mod http;
 mod metrics;
+mod page;
+mod ready;
 mod screen;
 
 use std::io;

@@ -7,6 +7,7 @@ use protocol::error_response::{Refusal, SqlState};
 use protocol::policy::{OsUserPolicy, Policy};
 use tokio::sync::{Semaphore, watch};
 
+use super::lately::Lately;
 use super::meter::Tally;
 use super::registry::Registry;
 use crate::config::{self, Records, Side, SslNegotiation, Timeouts};
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     /// The settings of now, for new connections.
     pub(crate) current: watch::Receiver<Arc<Settings>>,
     pub(crate) tally: Arc<Tally>,
+    pub(crate) lately: Arc<Lately>,
     /// Plaintext cancels on their way; more at once are dropped, since anybody may send them.
     pub(crate) plain_cancels: Semaphore,
     pub(crate) node: Arc<Service>,
@@ -122,6 +124,12 @@ impl Settings {
                 ("client", targets.iter().map(ToString::to_string).collect())
             }
         }
+    }
+
+    /// What its handshakes go by, on whichever leg they are.
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        let near = self.near().map(|(credentials, _)| credentials);
+        near.or_else(|| self.far().map(|far| far.credentials))
     }
 
     /// The far side; None for a server tunnel.

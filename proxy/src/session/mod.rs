@@ -3,11 +3,13 @@
 mod authentication;
 mod downstream;
 mod end;
+mod lately;
 mod legs;
 mod meter;
 mod observer;
 mod record;
 mod registry;
+mod trace;
 mod upstream;
 mod verdict;
 
@@ -32,10 +34,12 @@ use crate::node;
 use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
+pub(crate) use lately::{Gone, Lately};
 pub(crate) use legs::{Far, Settings, Shared, shutdown_farewell};
 pub(crate) use meter::Tally;
 pub(crate) use observer::now;
 pub(crate) use registry::{Live, Registry};
+pub(crate) use trace::EVERY_SECONDS as TRACED_EVERY_SECONDS;
 pub(crate) use upstream::{broken_target, cannot_reach_target, no_tls_there, silent_target};
 
 /// How long PostgreSQL may take to act on a cancel request and close.
@@ -56,6 +60,7 @@ pub(crate) async fn serve(accepted: Accepted) {
         Arc::clone(&accepted.settings.name),
         Arc::clone(&accepted.shared.flood),
         Arc::clone(&accepted.shared.tally),
+        Arc::clone(&accepted.shared.lately),
         accepted.peer,
     );
     let end = converse(accepted, &mut record).await;

@@ -2,7 +2,7 @@
 //! later who had access to what. Both proxies log the same id. Text from peers is escaped.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use protocol::escape::escape;
 use protocol::identity::Identity;
@@ -12,7 +12,8 @@ use protocol::startup::Replication;
 use protocol::watch::Stream;
 use tracing::{Level, event, info};
 
-use super::end::End;
+use super::end::{End, Meaning};
+use super::lately::{Gone, Lately};
 use super::meter::Tally;
 use super::registry::Live;
 use crate::flood::Flood;
@@ -25,6 +26,7 @@ pub(crate) struct SessionRecord {
     tunnel: Arc<str>,
     flood: Arc<Flood>,
     tally: Arc<Tally>,
+    lately: Arc<Lately>,
     peer: Peer,
     started: Instant,
     id: Option<SessionId>,
@@ -37,11 +39,18 @@ pub(crate) struct SessionRecord {
 }
 
 impl SessionRecord {
-    pub(crate) fn new(tunnel: Arc<str>, flood: Arc<Flood>, tally: Arc<Tally>, peer: Peer) -> Self {
+    pub(crate) fn new(
+        tunnel: Arc<str>,
+        flood: Arc<Flood>,
+        tally: Arc<Tally>,
+        lately: Arc<Lately>,
+        peer: Peer,
+    ) -> Self {
         Self {
             tunnel,
             flood,
             tally,
+            lately,
             peer,
             started: Instant::now(),
             id: None,
@@ -140,7 +149,34 @@ impl SessionRecord {
         if meaning.may_flood && !self.flood.admit(&self.tunnel, end.cause()) {
             return;
         }
+        self.remember(end, &meaning);
         self.line(meaning.level, meaning.label, &end.to_string());
+    }
+
+    /// For whoever asks later why nothing flows.
+    fn remember(&self, end: &End, meaning: &Meaning) {
+        let watched = self.live.as_ref().and_then(|live| live.watched.as_ref());
+        let streamed = watched.is_some_and(|watched| {
+            let watch = watched.lock();
+            watch.stream().is_some_and(|stream| stream.backup.is_none())
+        });
+        let failed = meaning.level <= Level::WARN;
+        if !streamed && !failed {
+            return;
+        }
+        let peer = self.peer.to_string();
+        let gone = Gone {
+            at: SystemTime::now(),
+            who: self
+                .identity()
+                .map_or_else(|| peer.clone(), ToString::to_string),
+            peer,
+            kind: self.asked.as_ref().map(|asked| asked.kind.name()),
+            end: meaning.label,
+            cause: end.cause(),
+            reason: end.to_string(),
+        };
+        self.lately.ended(&gone, streamed, failed);
     }
 
     fn line(&self, level: Level, label: &str, reason: &str) {

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
+use protocol::replication::Clock;
 use protocol::startup::{CancelKey, Replication, StartupMessage};
 use protocol::watch::Watch;
 use tokio::sync::{Notify, watch};
 
 use super::legs::Settings;
 use super::meter::Meter;
+use super::trace::Trace;
 use super::upstream::FarEnd;
 use super::verdict;
 use crate::net::{Peer, Target};
@@ -45,6 +47,7 @@ pub(crate) struct Live {
     /// What a replication session does; None for an ordinary one.
     pub(crate) watched: Option<Watched>,
     pub(crate) meter: Meter,
+    pub(crate) trace: Trace,
     stop: watch::Sender<Option<Farewell>>,
     /// Why it was ended by itself, if it was.
     dismissal: OnceLock<Refusal>,
@@ -183,7 +186,8 @@ impl Registry {
             far: OnceLock::new(),
             cancel_key: Mutex::default(),
             traffic: Traffic::default(),
-            meter: Meter::default(),
+            meter: Meter::new(Instant::now()),
+            trace: Trace::default(),
             stop,
             dismissal: OnceLock::new(),
         });
@@ -256,6 +260,15 @@ impl Registry {
     pub(crate) fn meter(&self, now: Instant) {
         for live in lock(&self.sessions).live.values() {
             live.meter.tick(&live.traffic, now);
+        }
+    }
+
+    /// Remembers how every stream flows now: every two seconds.
+    pub(crate) fn trace(&self, now: Clock) {
+        for live in self.all() {
+            if let Some(watched) = &live.watched {
+                live.trace.take(&watched.lock(), live.meter.rates(), now);
+            }
         }
     }
 

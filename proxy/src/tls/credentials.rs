@@ -42,6 +42,7 @@ pub(crate) struct Credentials {
     authorities: Vec<CertificateDer<'static>>,
     crls: Vec<CertificateRevocationListDer<'static>>,
     on_expiry: OnExpiry,
+    crl_expiry: CrlExpiry,
     papers: Vec<Paper>,
 }
 
@@ -104,6 +105,7 @@ impl Credentials {
                     authorities: cas,
                     crls,
                     on_expiry: files.on_expiry,
+                    crl_expiry: files.crl_expiry,
                     papers,
                 },
                 warnings: findings.warnings,
@@ -127,6 +129,18 @@ impl Credentials {
     /// Our certificates, CAs and CRLs, whose time runs.
     pub(crate) fn papers(&self) -> &[Paper] {
         &self.papers
+    }
+
+    /// Those of them that do not count at `now` (Unix seconds), for which a start would fail: an expired CRL only where
+    /// that is enforced.
+    pub(crate) fn lapsed(&self, now: i64) -> impl Iterator<Item = Problem> {
+        let papers = self.papers.iter();
+        papers.filter_map(move |paper| {
+            let validity = paper.validity()?;
+            let counts = (validity.not_before..=validity.not_after).contains(&now);
+            let tolerated = validity.of == Of::Crl && self.crl_expiry == CrlExpiry::Warn;
+            paper.problem(now).filter(|_| !counts && !tolerated)
+        })
     }
 
     /// Our certificate and what we send behind it.
