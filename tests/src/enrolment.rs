@@ -112,7 +112,14 @@ pub fn join(dir: &Path, token: &str, more: &[&str]) -> Result<String, String> {
     command
         .args(["-c", "umask 0; exec \"$0\" \"$@\""])
         .arg(pgtlsproxy())
-        .args(["join", "-", "--listen", "127.0.0.1:0", "--dir"])
+        .args([
+            "join",
+            "-",
+            "--no-setup",
+            "--listen",
+            "127.0.0.1:0",
+            "--dir",
+        ])
         .arg(dir)
         .args(more);
     let mut child = command

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use crate::files::{Scratch, reserve_port};
 use crate::log::Log;
-use crate::postgres::Node;
-use crate::process::{Process, mortal};
+use crate::postgres::{Node, Stop};
+use crate::process::{Process, mortal, run};
 use crate::programs::{client_tool, pgtlsproxy, postgres_programs};
 use crate::wait::{PATIENCE, wait_for};
 
@@ -25,32 +25,18 @@ pub struct Host {
     service: Option<Process>,
     log: Log,
     dir: Scratch,
+    /// A file with what is typed.
+    typing: Option<PathBuf>,
+    /// What an upgrade has left.
+    old: Vec<Node>,
 }
 
 impl Host {
     /// With a cluster as a package leaves it: not started, and with nobody let in by `trust`.
     pub fn new(name: &str, major: u32) -> Self {
-        let node = Node::builder(name).version(major).init();
-        node.write(
-            "pg_hba.conf",
-            "local all postgres peer map=tests # keep\r\nlocal replication all reject\r\n",
-        );
-        let user = nix::unistd::User::from_uid(nix::unistd::geteuid())
-            .unwrap()
-            .unwrap();
-        node.write(
-            "pg_ident.conf",
-            &format!("tests {} postgres\ntests postgres postgres\n", user.name),
-        );
-        // What makes it this host's stands in its own file here, since its server is started by others, too.
-        node.append_conf(&format!(
-            "port = {}\nlisten_addresses = ''\nunix_socket_directories = '{}'\n",
-            node.address().port(),
-            node.socket_dir().display()
-        ));
         let dir = Scratch::new(&format!("{name}-etc"));
         Self {
-            node,
+            node: cluster(name, major),
             typed: Vec::new(),
             name: name.to_owned(),
             programs: major.to_string(),
@@ -58,7 +44,27 @@ impl Host {
             service: None,
             log: Log::new(name, dir.path().join("log")),
             dir,
+            typing: None,
+            old: Vec::new(),
         }
+    }
+
+    /// Its PostgreSQL is another now, of a new major, empty, and reached where the old one was.
+    pub fn upgrade(&mut self, major: u32) {
+        let new = cluster(&self.name, major);
+        let mut old = std::mem::replace(&mut self.node, new);
+        if old.is_running() {
+            old.stop(Stop::Fast);
+        } else {
+            let mut stop = old.program("pg_ctl");
+            let _ = run(stop
+                .args(["stop", "-w", "-m", "fast", "-D"])
+                .arg(old.data()));
+        }
+        // A person keeps the port; here both have ports of their own.
+        std::os::unix::fs::symlink(self.node.socket(), old.socket()).unwrap();
+        self.programs = major.to_string();
+        self.old.push(old);
     }
 
     /// Where its proxy's files are.
@@ -99,12 +105,13 @@ impl Host {
         let (data, public) = (self.data(), self.public());
         let words = [&["setup", "primary"], words].concat();
         let hidden = ["--pgdata", &data, "--public", &public, "--os-user", "root"];
-        said(&mut self.command(&words, &hidden))
+        let input = self.input();
+        said(self.command(&words, &hidden).stdin(input))
     }
 
     /// `pgtlsproxy setup standby` with these words.
     pub fn setup_standby(&mut self, words: &[&str]) -> Result<String, String> {
-        said(&mut self.standby_command(words))
+        said(self.standby_command(words).stdin(Stdio::null()))
     }
 
     /// The same, to be started.
@@ -123,7 +130,21 @@ impl Host {
 
     /// `pgtlsproxy setup undo`.
     pub fn undo(&mut self) -> Result<String, String> {
-        said(&mut self.command(&["setup", "undo"], &[]))
+        said(self.command(&["setup", "undo"], &[]).stdin(Stdio::null()))
+    }
+
+    /// What is typed when a password is asked for.
+    pub fn password(&mut self, text: &str) {
+        let path = self.dir.path().with_extension("typed");
+        std::fs::write(&path, format!("{text}\n")).unwrap();
+        self.typing = Some(path);
+    }
+
+    fn input(&self) -> Stdio {
+        match &self.typing {
+            Some(path) => std::fs::File::open(path).unwrap().into(),
+            None => Stdio::null(),
+        }
     }
 
     fn data(&self) -> String {
@@ -167,6 +188,7 @@ impl Host {
         let listen = format!("127.0.0.1:{}", self.port);
         let words = [&["join", token], words].concat();
         let mut command = self.with_cluster(&words, &["--listen", &listen]);
+        command.stdin(self.input());
         let child = command.stderr(Stdio::piped()).spawn().unwrap();
         self.serve();
         let output = child.wait_with_output().unwrap();
@@ -180,9 +202,31 @@ impl Host {
     }
 }
 
+fn cluster(name: &str, major: u32) -> Node {
+    let node = Node::builder(name).version(major).init();
+    node.write(
+        "pg_hba.conf",
+        "local all postgres peer map=tests # keep\r\nlocal replication all reject\r\n",
+    );
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid())
+        .unwrap()
+        .unwrap();
+    node.write(
+        "pg_ident.conf",
+        &format!("tests {} postgres\ntests postgres postgres\n", user.name),
+    );
+    // What makes it this host's stands in its own file here, since its server is started by others, too.
+    node.append_conf(&format!(
+        "port = {}\nlisten_addresses = ''\nunix_socket_directories = '{}'\n",
+        node.address().port(),
+        node.socket_dir().display()
+    ));
+    node
+}
+
 /// What a command said, by how it ended.
 pub fn said(command: &mut Command) -> Result<String, String> {
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     output.status.success().then(|| text.clone()).ok_or(text)

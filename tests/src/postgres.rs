@@ -354,6 +354,13 @@ impl Node {
         self.dir.path().join("data")
     }
 
+    /// Whether the test itself has started it, and it has not been stopped by the test.
+    pub fn is_running(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|process| process.ended().is_none())
+    }
+
     /// The process id of the server.
     pub fn pid(&self) -> i32 {
         self.process

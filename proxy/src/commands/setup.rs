@@ -158,8 +158,8 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
             .map_err(one)?;
         eprintln!("wrote {}", change.path.display());
     }
-    if !flags.external_tls {
-        setup::start(&flags.dir).map_err(one)?;
+    if !flags.external_tls && setup::by_systemd(&flags.dir) {
+        setup::start_unit().map_err(one)?;
     }
     if let Some(server) = &server {
         tell(&mut journal, server, &now).map_err(one)?;

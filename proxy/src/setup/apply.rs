@@ -213,7 +213,16 @@ impl Journal {
 
     /// Notes which cluster it is.
     pub(crate) fn note_cluster(&mut self, data: &Path) -> Result<(), Problem> {
+        let version = |data: &Path| fs::read_to_string(data.join("PG_VERSION")).ok();
         match self.cluster() {
+            // After an upgrade there is a new one: what was changed for the old one is its own business.
+            Some(other)
+                if other != data
+                    && version(other).is_some_and(|old| version(data) != Some(old)) =>
+            {
+                self.set_aside()?;
+                self.note_cluster(data)
+            }
             Some(other) if other != data => Err(Problem::new(
                 "G15",
                 format!("{} belongs to another cluster", self.directory.display()),
@@ -225,6 +234,33 @@ impl Journal {
                 self.save()
             }
         }
+    }
+
+    /// Begins a new journal; the old one, with its copies, goes into a directory of its own.
+    fn set_aside(&mut self) -> Result<(), Problem> {
+        let mut numbered = (1_u32..).map(|number| self.directory.join(format!("before-{number}")));
+        let Some(place) = numbered.find(|path| !path.exists()) else {
+            return Ok(());
+        };
+        let move_all = || -> io::Result<()> {
+            fs::DirBuilder::new().mode(0o700).create(&place)?;
+            for entry in fs::read_dir(&self.directory)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                // The journal last: until it is gone, a run that was killed is taken up here.
+                if entry.file_type()?.is_file() && name != "lock" && name != JOURNAL {
+                    fs::rename(entry.path(), place.join(name))?;
+                }
+            }
+            fs::rename(self.directory.join(JOURNAL), place.join(JOURNAL))
+        };
+        move_all().map_err(|error| cannot("use", &place, &error))?;
+        eprintln!(
+            "what was changed for the cluster before is noted in {}",
+            place.display()
+        );
+        self.content = Content::default();
+        Ok(())
     }
 
     fn save(&self) -> Result<(), Problem> {

@@ -31,7 +31,7 @@ pub(crate) use find::{Cluster, Wanted, find};
 pub(crate) use plan::{FileChange, LoginBy, SqlChange, Wishes, primary as plan_primary};
 pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, UndoReport, json};
 pub(crate) use server::{Server, restart};
-pub(crate) use service::{ensure_user, start};
+pub(crate) use service::{by_systemd, ensure_user, start_unit};
 pub(crate) use sidecar::Sidecar;
 pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
 pub(crate) use tls::needs;

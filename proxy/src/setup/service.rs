@@ -98,15 +98,8 @@ pub(crate) fn ensure(
     Ok(())
 }
 
-/// Has systemd start the proxy of this directory, where it does that.
-pub(crate) fn start(directory: &Path) -> Result<(), Problem> {
-    if by_systemd(directory) && Uid::effective().is_root() {
-        start_unit()?;
-    }
-    Ok(())
-}
-
-fn start_unit() -> Result<(), Problem> {
+/// Has systemd start the proxy, now and at each boot.
+pub(crate) fn start_unit() -> Result<(), Problem> {
     for arguments in [&["daemon-reload"][..], &["enable", "--now", UNIT]] {
         let mut command = Command::new("systemctl");
         output_of(command.args(arguments).stdin(Stdio::null())).map_err(|why| {

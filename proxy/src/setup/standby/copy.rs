@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::apply::{Rights, Stage, StandbyCopy, replace};
+use super::super::facts::OWN_FILE;
 use super::super::version::BackupSource;
 use super::backup::{self, Backup};
 use super::place::{self, beside};
@@ -99,6 +100,8 @@ impl Work<'_> {
             if staging != data && data.join("PG_VERSION").exists() {
                 let major = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
                 if major.parse() == Ok(cluster.major) {
+                    // Of the primary's own setup; its line that includes it does not come along.
+                    let _ = fs::remove_file(staging.join(OWN_FILE));
                     place::carry(&place::own_files(&cluster), &data, &staging)?;
                 }
                 if power::runs(&cluster) {

@@ -138,6 +138,15 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
     let data = wanted(wishes.cluster.as_deref(), wishes.pgdata.as_deref());
     let mut place = Place::find(data).map_err(one)?;
     place.cluster.bindir.clone_from(&wishes.bindir);
+    if place.cluster.owner.uid.is_root() {
+        let data = place.cluster.data.display();
+        return Err(one(Problem::new(
+            "V15",
+            format!("{data} belongs to root"),
+            "PostgreSQL does not run as root",
+            format!("chown -R postgres: {data}"),
+        )));
+    }
     if wishes.dry_run {
         return show(wishes, &place);
     }
@@ -303,7 +312,8 @@ impl Work<'_> {
         let (place, way) = (&self.place, self.wishes.way);
         let stage = self.journal.copy().map(|copy| copy.stage);
         let label = &place.cluster.label;
-        if stage == Some(Stage::Copied) && way != Way::AsItIs {
+        let may_take_it = way == Way::Replace || (way == Way::Fresh && !place.occupied);
+        if stage == Some(Stage::Copied) && may_take_it {
             eprintln!("an earlier run has made the base backup; it is taken up from there");
             return Ok(Step::Exchange);
         }

@@ -170,7 +170,7 @@ mod tests {
         };
         assert_eq!(
             progress.text(Duration::from_secs(60)),
-            " 25 %  3.0 GB of 12.0 GB, 51.2 MB/s, 3:00 min left"
+            " 25 %  3.0 GB of 12.0 GB, 51.1 MB/s, 3:00 min left"
         );
         let none = Progress { done: 0, of: 0 };
         assert_eq!(none.text(Duration::ZERO), "  0 %  0 B of 0 B, 0 B/s");

@@ -46,13 +46,15 @@ impl Work<'_> {
         }
         let kept = beside(&cluster.data, ".pgtlsproxy-conf");
         let files = keep(&cluster, &kept)?;
-        // It would keep the server from starting alone, which pg_rewind does after a crash.
-        for name in ["standby.signal", "recovery.conf"] {
-            let _ = fs::remove_file(cluster.data.join(name));
-        }
-        if cluster.major < V13 {
+        if !ended_well(&cluster) {
+            // They keep a server from starting alone.
+            for name in ["standby.signal", "recovery.conf"] {
+                let _ = fs::remove_file(cluster.data.join(name));
+            }
             end_well(&cluster)?;
         }
+        // Whatever comes of it: what is left is never started as a second primary.
+        self.mark(&cluster.data)?;
         if let Some(slot) = &self.slot {
             self.upstream.make_slot(slot, cluster.major, false)?;
         }
@@ -63,8 +65,8 @@ impl Work<'_> {
             self.note(Stage::Streamed)?;
             return Err(problem);
         }
+        // It has taken that away again, and brought the other's configuration along.
         self.mark(&cluster.data)?;
-        // It has brought the other's configuration along.
         place::carry(&files, &kept, &cluster.data)?;
         self.note(Stage::Placed)?;
         let _ = fs::remove_dir_all(&kept);
@@ -130,7 +132,15 @@ fn refused(why: String, cluster: &Cluster) -> Problem {
     } else {
         "mend that and run this again, or use --replace, which copies the whole"
     };
-    Problem::new("V13", "pg_rewind cannot bring it back", why, way_out)
+    Problem::new(
+        "V13",
+        format!(
+            "pg_rewind cannot bring {} back, which stays stopped",
+            cluster.label
+        ),
+        why,
+        way_out,
+    )
 }
 
 /// The timeline of a stopped cluster by the newest history file that it has.
@@ -185,7 +195,15 @@ fn listed(root: &Path, below: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// pg_rewind needs a clean shutdown; before 13 it does not bring it about itself.
+/// By pg_control, whose state follows the system identifier and two version numbers: DB_SHUTDOWNED, or the same in recovery.
+fn ended_well(cluster: &Cluster) -> bool {
+    let control = fs::read(cluster.data.join("global/pg_control")).unwrap_or_default();
+    let state = control.get(16..20).and_then(|bytes| bytes.try_into().ok());
+    matches!(state.map(u32::from_ne_bytes), Some(1 | 2))
+}
+
+/// pg_rewind needs a clean shutdown; before 13 it does not bring it about itself, and from 13 on not beside a
+/// `standby.signal`.
 fn end_well(cluster: &Cluster) -> Result<(), Problem> {
     let mut command = as_owner(&cluster.owner, &cluster.program("postgres"));
     command.args(["--single", "-F", "-D"]).arg(&cluster.data);
