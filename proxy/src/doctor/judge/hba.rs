@@ -1,7 +1,7 @@
 //! Which line of pg_hba.conf decides about a connection from the proxy. What the server reads (pg_hba_file_rules) is put
 //! into the form in which setup reads the file itself, and judged by the same code: there is one reader of it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use crate::doctor::facts::{HbaRule, Role};
@@ -120,6 +120,15 @@ fn address(rule: &HbaRule) -> Address {
         ("samehost", ..) => Address::SameHost,
         ("samenet", ..) => Address::SameNet,
         (_, Ok(address), Some(Ok(mask))) => Address::Net { address, mask },
+        // Without a mask it is one host.
+        (_, Ok(address @ IpAddr::V4(_)), _) => Address::Net {
+            address,
+            mask: IpAddr::V4(Ipv4Addr::BROADCAST),
+        },
+        (_, Ok(address @ IpAddr::V6(_)), _) => Address::Net {
+            address,
+            mask: IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
+        },
         _ => Address::Name(text.as_bytes().to_vec()),
     }
 }
