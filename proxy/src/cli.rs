@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Status(StatusFlags),
     /// Let a new node come: print one line for it, and wait until it has joined
     #[command(
-        after_help = "Example:\n  pgtlsproxy invite standby1 --san standby1.example.com --from 203.0.113.7\n\nRun it beside the CA, as root. Without a name it lists the invitations that wait."
+        after_help = "Example:\n  pgtlsproxy invite standby1 --san standby1.example.com --from 203.0.113.7\n\nRun it beside the CA, as root. Without a name it lists the invitations that wait;\n`pgtlsproxy invite standby1 --withdraw` takes one back."
     )]
     Invite(InviteFlags),
     /// Become a node by the line that `invite` printed
@@ -55,6 +55,16 @@ pub(crate) enum Command {
         after_help = "Example:\n  pgtlsproxy join -        and paste the line, so that it stands in no list of processes\n\nMakes the key here; writes key, certificate, CA, CRL and configuration, all or nothing."
     )]
     Join(JoinFlags),
+    /// Get the next certificate when it is due; beside the CA, sign what other nodes ask for
+    #[command(
+        after_help = "Example:\n  pgtlsproxy renew        from a timer or cron, on every node\n\nRun it as root. Asked for from a third of a certificate's life on.\nExit status: 0 done or nothing to do, 1 failed, 2 wrong usage."
+    )]
+    Renew(RenewFlags),
+    /// Let a node go: revoke it, tell the others, end its sessions, drop its rule and its slot
+    #[command(
+        after_help = "Example:\n  pgtlsproxy remove standby1 --dry-run\n\nRun it on the CA's host, as root. A run that was interrupted is gone on with by the next.\nExit status: 0 done or nothing left to do, 1 something remains."
+    )]
+    Remove(RemoveFlags),
     /// Say why replication does not flow, layer by layer; changes nothing
     #[command(
         after_help = "Example:\n  pgtlsproxy doctor --cluster 15/main\n\nRun it as root or as PostgreSQL's OS user, on either host.\nExit status: 0 all well, 1 problems, 2 wrong usage, 3 warnings only."
@@ -291,9 +301,39 @@ pub(crate) struct InviteFlags {
     /// List the invitations that wait
     #[arg(long)]
     pub(crate) list: bool,
+    /// Take the invitation of that name back, and the rule that was written for it
+    #[arg(long, requires = "name", conflicts_with_all = ["list", "replace"])]
+    pub(crate) withdraw: bool,
     /// List them as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveFlags {
+    /// The node's name, as `certs-tool list` shows it
+    pub(crate) name: NodeName,
+    /// Show what is left to do, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do it without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// The PostgreSQL that has its slot, as Debian names it: 15/main [default: the one that setup was run for]
+    #[arg(long, value_name = "VERSION/NAME", conflicts_with = "pgdata")]
+    pub(crate) cluster: Option<String>,
+    /// The same by its data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: Option<PathBuf>,
+    /// Where pgtlsproxy.toml is
+    #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
+    pub(crate) dir: PathBuf,
+    /// Where the CA is [default: pki in that directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pki: Option<PathBuf>,
+    /// Read the passphrase of the CA's key from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -334,6 +374,21 @@ impl fmt::Debug for JoinFlags {
             .field("dir", &self.dir)
             .finish_non_exhaustive()
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenewFlags {
+    #[command(flatten)]
+    pub(crate) config: ConfigFlag,
+    /// Where the CA is, if it is on this host [default: pki beside the configuration]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pki: Option<PathBuf>,
+    /// Read the passphrase of the CA's key from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Wait so long for whoever signs, instead of leaving it to the next run
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub(crate) wait: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::admin;
 use crate::config::{self, Config, Limits, Source};
-use crate::control::{self, Invitations};
+use crate::control::{self, Invitations, Renewals};
 use crate::flood::Flood;
 use crate::health::Health;
 use crate::net::Listener;
@@ -95,10 +95,14 @@ async fn serve(
     };
     let interval = checked.config.node.crl_interval;
     let (reload, asked) = ReloadHandle::new();
+    let renewals = control.is_some().then(|| Arc::new(Renewals::default()));
     let node = Arc::new(node::Service {
         keeper: node::Keeper::new(checked.config.identity.kept_crl.clone(), reload.clone()),
         invitations: Arc::new(Invitations::default()),
+        renewals: renewals.clone(),
         health: Arc::clone(&health),
+        heard: node::Heard::default(),
+        seats: node::Seats::default(),
     });
     let exchanging: Vec<bool> = checked
         .config
@@ -117,10 +121,14 @@ async fn serve(
     drop(checked);
     let (close, closing) = watch::channel(false);
     let mut tunnels = Vec::new();
-    if let Some(listener) = control {
+    if let Some((listener, renewals)) = control.zip(renewals) {
         let desk = control::Desk {
             invitations: Arc::clone(&node.invitations),
+            renewals,
             reload: reload.clone(),
+            node: Arc::clone(&node),
+            registry: Arc::clone(&registry),
+            credentials: reloader.credentials(),
         };
         tunnels.push(tokio::spawn(control::serve(
             listener,

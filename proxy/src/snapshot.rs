@@ -283,11 +283,7 @@ impl Facts {
         Session {
             id: id(live),
             tunnel: about.tunnel.to_string(),
-            kind: if backup.is_some() {
-                "basebackup".to_owned()
-            } else {
-                replication.to_string()
-            },
+            kind: kind(replication, stream).to_owned(),
             activity: watched.as_ref().map(|watch| activity(watch).to_owned()),
             identity: identity.map(ToString::to_string),
             serial: identity.map(serial),
@@ -366,7 +362,17 @@ fn last(gone: Gone) -> Last {
     }
 }
 
-fn activity(watch: &Watch) -> &'static str {
+/// What a session is for: as its startup says, until it asks for a base backup.
+pub(crate) fn kind(replication: Replication, stream: Option<&Stream>) -> &'static str {
+    match replication {
+        _ if stream.is_some_and(|stream| stream.backup.is_some()) => "basebackup",
+        Replication::Physical => "physical",
+        Replication::Logical => "logical",
+        Replication::None => "ordinary",
+    }
+}
+
+pub(crate) fn activity(watch: &Watch) -> &'static str {
     match watch.activity() {
         Activity::Idle => "idle",
         Activity::Streaming => "streaming",

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
+
 use crate::files::Scratch;
 use crate::log::Log;
 use crate::pki::{Identity, Pki};
@@ -90,6 +92,11 @@ impl Inviting {
         });
         self.log.wait_for("Waiting for");
         token
+    }
+
+    /// As Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.process.signal(Signal::SIGINT);
     }
 
     /// Its words.

@@ -182,6 +182,11 @@ impl Policy {
         })
     }
 
+    /// The names that its rules give, in their order: what may be said of a peer where any text of its own must not.
+    pub fn names(&self) -> impl Iterator<Item = &IdentityPattern> {
+        self.rules.iter().flatten().map(|rule| &rule.identity)
+    }
+
     /// The rules that can never admit anybody, by their place, and why.
     #[must_use]
     pub fn dead_rules(&self) -> Vec<(usize, String)> {

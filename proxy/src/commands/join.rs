@@ -9,6 +9,7 @@ use super::standby;
 use crate::cli::JoinFlags;
 use crate::enrol::{Join, Member};
 use crate::problem::Problem;
+use crate::renew::TIMER_UNIT;
 use crate::setup::{self, Way};
 
 /// Longer than any token; what is, is none.
@@ -91,5 +92,8 @@ fn show(member: &Member) {
             "warning: {} was not reached with the new certificate: {why}",
             member.inviter
         ),
+    }
+    if member.timer_written {
+        eprintln!("Its certificate renews itself by: systemctl enable --now {TIMER_UNIT}");
     }
 }

@@ -5,6 +5,8 @@ mod demo;
 mod doctor;
 mod invite;
 mod join;
+mod remove;
+mod renew;
 mod setup;
 mod standby;
 mod status;
@@ -30,6 +32,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Status(flags) => status::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Join(flags) => join::run(flags),
+        Command::Renew(flags) => renew::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Remove(flags) => remove::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(flags) => doctor::run(&flags),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
 use crate::problem::Problem;
+use crate::renew::TIMER_UNIT;
 use crate::setup::{
     self, Cluster, Disk, Facts, FileChange, Journal, LoginBy, PrimaryReport, ReportedFile, Rights,
     Server, Sidecar, SqlEntry, UndoReport, Undone, Wanted, Wishes,
@@ -91,6 +92,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
     } else {
         own.extend(sidecar.configuration_change(&facts, &wishes).map_err(one)?);
         own.extend(sidecar.unit_change(&cluster, &wishes.os_user));
+        own.extend(sidecar.timer_changes());
     }
     for warning in &plan.warnings {
         eprintln!("pgtlsproxy: {warning}");
@@ -157,6 +159,9 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
             .write(change, rights(&flags.dir, 0o644))
             .map_err(one)?;
         eprintln!("wrote {}", change.path.display());
+    }
+    if own.iter().any(|change| change.path.ends_with(TIMER_UNIT)) {
+        eprintln!("Certificates renew themselves by: systemctl enable --now {TIMER_UNIT}");
     }
     if !flags.external_tls && setup::by_systemd(&flags.dir) {
         setup::start_unit().map_err(one)?;

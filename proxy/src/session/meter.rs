@@ -1,10 +1,8 @@
-//! How fast bytes flow, and how connections ended: what is reckoned of sessions beside their counters.
+//! How fast bytes flow: what is reckoned of a session beside its counters.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::end::End;
 use crate::relay::Traffic;
 
 /// Seconds over which a rate is averaged: it has nearly forgotten what was three times as long ago.
@@ -60,28 +58,6 @@ impl Meter {
 
     pub(crate) fn rates(&self) -> Rates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).rates
-    }
-}
-
-/// Counts of a tunnel's connections by how they ended. Labels and causes are ids of ours, so there are few.
-#[derive(Default)]
-pub(crate) struct Tally(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
-
-impl Tally {
-    pub(crate) fn count(&self, end: &End) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts
-            .entry((end.meaning().label, end.cause()))
-            .or_default() += 1;
-    }
-
-    /// Label, cause, and how many ended so.
-    pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts
-            .iter()
-            .map(|((label, cause), count)| (*label, *cause, *count))
-            .collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! later who had access to what. Both proxies log the same id. Text from peers is escaped.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use protocol::escape::escape;
 use protocol::identity::Identity;
@@ -14,8 +14,8 @@ use tracing::{Level, event, info};
 
 use super::end::{End, Meaning};
 use super::lately::{Gone, Lately};
-use super::meter::Tally;
 use super::registry::Live;
+use super::tally::Tally;
 use crate::flood::Flood;
 use crate::net::Peer;
 use crate::snapshot::serial;
@@ -46,6 +46,7 @@ impl SessionRecord {
         lately: Arc<Lately>,
         peer: Peer,
     ) -> Self {
+        tally.accept();
         Self {
             tunnel,
             flood,
@@ -75,6 +76,11 @@ impl SessionRecord {
     /// Who the downstream's certificate says it is.
     pub(crate) fn certificate(&mut self, certificate: &Arc<PeerCertificate>) {
         self.certificate = Some(Arc::clone(certificate));
+    }
+
+    /// A TLS handshake succeeded.
+    pub(crate) fn handshaken(&self, took: Duration) {
+        self.tally.handshake(took);
     }
 
     /// Protocol, suite and key exchange.
@@ -124,6 +130,7 @@ impl SessionRecord {
 
     /// Both sides are joined; from here on bytes flow.
     pub(crate) fn joined(&self) {
+        self.tally.open();
         let asked = self.asked.as_ref();
         info!(
             tunnel = &*self.tunnel,
@@ -144,7 +151,8 @@ impl SessionRecord {
 
     pub(crate) fn finish(mut self, end: &End) {
         self.finished = true;
-        self.tally.count(end);
+        let kind = self.asked.as_ref().map(|asked| asked.kind.name());
+        self.tally.end(end, kind, self.started.elapsed());
         let meaning = end.meaning();
         if meaning.may_flood && !self.flood.admit(&self.tunnel, end.cause()) {
             return;

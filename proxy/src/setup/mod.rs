@@ -12,6 +12,7 @@ mod facts; // what is known before anything is planned
 mod files;
 mod find; // which cluster is meant
 pub(crate) mod hba; // pg_hba.conf and pg_ident.conf
+mod leave; // what a node that goes leaves in a running server
 mod passfile; // libpq's password file
 mod plan; // facts and wishes to changes
 mod report; // what is printed with --json
@@ -28,7 +29,8 @@ pub(crate) use diff::unified;
 pub(crate) use facts::{Facts, gather};
 pub(crate) use files::{Disk, Place};
 pub(crate) use find::{Cluster, Wanted, find};
-pub(crate) use plan::{FileChange, LoginBy, SqlChange, Wishes, primary as plan_primary};
+pub(crate) use leave::{SlotState, who_waits};
+pub(crate) use plan::{FileChange, LoginBy, SqlChange, Wishes, primary as plan_primary, slot_name};
 pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, UndoReport, json};
 pub(crate) use server::{Server, restart};
 pub(crate) use service::{by_systemd, ensure_user, start_unit};

@@ -18,6 +18,7 @@ use super::plan::{FileChange, Wishes};
 use super::tls::Tls;
 use crate::directories;
 use crate::problem::Problem;
+use crate::renew::missing_units;
 
 /// Where the CA is, in the node's directory.
 const PKI: &str = "pki";
@@ -265,6 +266,15 @@ impl Sidecar<'_> {
         let same = fs::read_to_string(UNIT_FILE).is_ok_and(|now| now == text);
         (!same).then(|| FileChange {
             path: UNIT_FILE.into(),
+            new: text.into_bytes(),
+        })
+    }
+
+    /// The timer of `pgtlsproxy renew`, under the same conditions.
+    pub(crate) fn timer_changes(&self) -> impl Iterator<Item = FileChange> {
+        let units = missing_units(self.directory).into_iter();
+        units.map(|(path, text)| FileChange {
+            path,
             new: text.into_bytes(),
         })
     }
