@@ -84,7 +84,7 @@ pub(crate) enum SetupCommand {
     #[command(
         after_help = "Example:\n  pgtlsproxy setup primary --standby standby1 --public db1.example.com:5443 --dry-run\n\nA second run changes nothing; `pgtlsproxy setup undo` puts everything back."
     )]
-    Primary(SetupPrimary),
+    Primary(Box<SetupPrimary>),
     /// Make this node's PostgreSQL a standby that streams: copy the primary through the proxy, write, start, wait
     #[command(
         after_help = "Example:\n  pgtlsproxy setup standby --replace\n  pgtlsproxy setup standby --from db2.example.com:5443 --rewind     an old primary comes back\n\nRun it as root on a node that has joined. A second run changes nothing, and takes up what was interrupted."
@@ -139,12 +139,21 @@ pub(crate) struct SetupPrimary {
     /// Make slots before PostgreSQL 13, too, where nothing bounds what they keep
     #[arg(long)]
     pub(crate) slot: bool,
+    /// Instead of the proxy, PostgreSQL's own TLS: its settings, and rules that demand a certificate
+    #[arg(long, conflicts_with = "password")]
+    pub(crate) external_tls: bool,
+    /// With --external-tls: a network that may come; may be given again [default: all]
+    #[arg(long, value_name = "CIDR", requires = "external_tls")]
+    pub(crate) from: Vec<String>,
     /// Restart PostgreSQL where a setting needs it
     #[arg(long)]
     pub(crate) restart: bool,
     /// Show what would change, as a unified diff, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Print what was done as JSON (docs/setup.md)
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -211,6 +220,9 @@ pub(crate) struct SetupUndo {
     /// Where the proxy's own files are
     #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
     pub(crate) dir: PathBuf,
+    /// Print what was done as JSON (docs/setup.md)
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -20,6 +20,7 @@ mod process;
 pub mod programs;
 pub mod renewal;
 pub mod scrape;
+pub mod setup;
 pub mod sidecar;
 pub mod site;
 mod stand_in;

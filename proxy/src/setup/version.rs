@@ -348,8 +348,8 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         Thing::ClientCertificate,
         V9_1,
-        "cert",
-        "9.1 documentation, 19.3.10: the method checks the name",
+        "clientcert=1",
+        "9.1 documentation, 19.1: clientcert; 19.3.10: the method checks the name",
     ),
     row(
         Thing::ClientCertificate,
@@ -439,6 +439,12 @@ pub(crate) fn wants(major: Major, thing: Thing) -> Option<&'static str> {
         .iter()
         .rfind(|row| row.thing == thing && row.since <= major)
         .and_then(|row| row.value)
+}
+
+/// The first major that has it.
+pub(crate) fn since(thing: Thing) -> Option<Major> {
+    let first = TABLE.iter().find(|row| row.thing == thing);
+    first.map(|row| row.since)
 }
 
 /// Whether this major has such a thing at all.

@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use zeroize::Zeroizing;
-
 use super::super::apply::{Rights, SqlEntry};
 use super::super::conf;
 use super::super::facts;
 use super::super::files::Disk;
-use super::super::plan::{self, FileChange, Wishes, slot_name};
+use super::super::plan::{self, FileChange, LoginBy, Wishes, slot_name};
 use super::super::server::{Server, as_owner, literal, output_of, restart};
 use super::super::validate::apply_files;
 use super::super::version::{Thing, V10, V13, has};
@@ -47,11 +45,11 @@ impl Work<'_> {
             slot_sync: false,
             fix_trust: self.wishes.fix_trust,
             slot: self.wishes.slot,
-            // It is not told to anybody: a standby makes no role.
-            password: self
-                .passfile
-                .as_ref()
-                .map(|_| Zeroizing::new(String::new())),
+            // Without one: a standby makes no role.
+            login: match self.passfile {
+                Some(_) => LoginBy::Password(None),
+                None => LoginBy::OsUser,
+            },
         };
         let plan = plan::node(&Disk, &facts, &wishes, &settings)?;
         for warning in &plan.warnings {
