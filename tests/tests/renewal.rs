@@ -34,8 +34,13 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
+        Self::with(DUE)
+    }
+
+    /// With certificates of this time, in seconds from now.
+    fn with((from, until): (i64, i64)) -> Self {
         let (pki, stand_in, port) = (Pki::new(), StandIn::new(), reserve_port());
-        let issue = |name| pki.issue_for_seconds(name, DUE.0, DUE.1);
+        let issue = |name| pki.issue_for_seconds(name, from, until);
         let (host_dir, mut host_identity) = own_files(&pki, &issue("db1"));
         // As setup leaves it: the CA's own files, beside it.
         host_identity.ca = pki.ca();
@@ -233,6 +238,36 @@ fn nobody_signs_and_the_host_is_gone_and_back() {
     });
     assert_done(site.node(), "Not due");
     assert_done(site.host(), "Not due");
+}
+
+#[test]
+fn the_cas_host_warns_of_requests_that_nobody_signs_until_somebody_does() {
+    // Of a life of a minute and a half, a tenth is nine seconds.
+    let site = Site::with((-40, 50));
+    let warned = || {
+        let warnings = site.host.status()["warnings"].clone();
+        let found = warnings.as_array().unwrap().iter();
+        found.cloned().find(|one| one["id"] == "K27")
+    };
+    let metric = || {
+        let metrics = scrape::text(site.host.metrics_address());
+        metrics.contains("pgtlsproxy_warnings{id=\"K27\"} 1")
+    };
+    assert_done(site.node(), "Asked");
+    assert!(warned().is_none() && !metric());
+    let warning = wait_for("the warning", Duration::from_secs(20), warned);
+    let what = warning["what"].as_str().unwrap();
+    assert!(what.contains("standby1"), "{what}");
+    assert!(
+        warning["way_out"]
+            .as_str()
+            .unwrap()
+            .contains("pgtlsproxy renew")
+    );
+    site.host.wait_for_log("K27");
+    assert!(metric());
+    assert_done(site.host(), "Signed for standby1");
+    wait_until("the warning to go", || warned().is_none() && !metric());
 }
 
 #[test]
