@@ -135,7 +135,7 @@ impl Site {
         if !self.state_directory.is_dir() {
             return Ok(());
         }
-        Journal::open(&self.state_directory)?.forget_sql(&setup::making_slot(&self.slot))
+        Journal::open(&self.state_directory)?.strike_sql(&setup::making_slot(&self.slot))
     }
 
     /// Names settings that wait for the node, and says whether commits hang for it.

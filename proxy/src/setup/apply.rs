@@ -203,7 +203,7 @@ impl Journal {
     }
 
     /// Forgets it: what it would take back is gone, and what is made anew under that name is another's.
-    pub(crate) fn forget_sql(&mut self, what: &str) -> Result<(), Problem> {
+    pub(crate) fn strike_sql(&mut self, what: &str) -> Result<(), Problem> {
         let before = self.content.sql.len();
         self.content.sql.retain(|entry| entry.what != what);
         if self.content.sql.len() == before {
