@@ -265,8 +265,8 @@ fn the_cas_host_warns_of_requests_that_nobody_signs_until_somebody_does() {
     let site = Site::with((-40, 50));
     let warned = || {
         let warnings = site.host.status()["warnings"].clone();
-        let found = warnings.as_array().unwrap().iter();
-        found.cloned().find(|one| one["id"] == "K27")
+        let mut found = warnings.as_array().unwrap().iter();
+        found.find(|one| one["id"] == "K27").cloned()
     };
     let metric = || is_counted(site.admin, "K27");
     assert_done(site.node(), "Asked");
