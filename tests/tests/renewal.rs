@@ -508,21 +508,30 @@ fn a_new_ca_is_carried_to_all_while_a_standby_streams_and_the_old_one_is_refused
         matches!(wire.ending(), Ending::Alert(_))
     };
     assert!(!refuses());
+    // As between two timers: the daemon has taken what has come.
+    let taken = |daemon: &Sidecar, change: &dyn Fn()| {
+        let mark = daemon.log().mark();
+        change();
+        daemon.log().wait_for_after(mark, "\"reloaded\"");
+    };
+    let rotate = |stage| {
+        pki.certs_tool(&["ca", "rotate", stage]).unwrap();
+    };
 
-    pki.certs_tool(&["ca", "rotate", "start"]).unwrap();
+    taken(&host, &|| rotate("start"));
     assert_done(beside(), "Not due");
-    assert_done(asking(), "Trusted from now on");
+    taken(&node, &|| assert_done(asking(), "Trusted from now on"));
     goes_on("1: start");
-    pki.certs_tool(&["ca", "rotate", "switch"]).unwrap();
-    assert_done(beside(), "Renewed");
+    rotate("switch");
+    taken(&host, &|| assert_done(beside(), "Renewed"));
     assert_done(asking(), "Asked");
     assert_done(beside(), "Signed for standby1");
-    assert_done(asking(), "Renewed");
+    taken(&node, &|| assert_done(asking(), "Renewed"));
     goes_on("2: switch");
     assert!(!refuses(), "the old CA still counts");
     // It would hold up the rotation.
     pki.revoke("standby2");
-    pki.certs_tool(&["ca", "rotate", "finish"]).unwrap();
+    taken(&host, &|| rotate("finish"));
     assert_done(beside(), "Not due");
     assert_done(asking(), "Trusted from now on");
     wait_until("a leaf of the old CA to be refused", refuses);
