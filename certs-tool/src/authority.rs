@@ -8,6 +8,7 @@ mod certify;
 mod renewal;
 mod revocation;
 mod rotation;
+mod successor;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,7 @@ use crate::verify::Encoded;
 pub use certify::{NewCertificate, Signed};
 pub use renewal::{KeyChoice, Renewal, Renewed};
 pub use rotation::{NodeState, Rotation, Stage};
+pub use successor::Asked;
 
 /// The CA's certificate, to be copied to every node.
 pub const CA_CERTIFICATE: &str = "ca.crt";

@@ -16,7 +16,6 @@ use protocol::identity::Fingerprint;
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
-use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
@@ -27,6 +26,7 @@ use crate::key::{self, Passphrase, PassphraseSource};
 use crate::ledger::{Entry, Event, LEDGER, Ledger, LockedLedger};
 use crate::report::{Date, Failure};
 use crate::store::{self, Existing, NewFile, Readers};
+use crate::verify::has_signed;
 
 const README: &str = "README";
 const ABOUT: &str = "backup.json";
@@ -176,7 +176,7 @@ impl Backup {
         let Some((_, signing)) = cas.iter().find(|(name, _)| name == CA_KEY) else {
             return Err(altered("there is no ca.key in it"));
         };
-        if !has_signed(signing, file(SUMS)?, file(SIGNATURE)?) {
+        if !has_signed(signing.der(), file(SUMS)?, file(SIGNATURE)?) {
             return Err(altered("the CA's signature of SHA256SUMS is wrong"));
         }
         let ledger = Ledger::parse(file(LEDGER)?, |line, why| {
@@ -316,16 +316,6 @@ fn unpack(archive: &[u8]) -> Option<Vec<File>> {
         files.push((name, content));
     }
     Some(files)
-}
-
-fn has_signed(ca: &Ca, message: &[u8], signature: &[u8]) -> bool {
-    EndEntityCert::try_from(ca.der()).is_ok_and(|certificate| {
-        ALL_VERIFICATION_ALGS.iter().any(|algorithm| {
-            certificate
-                .verify_signature(*algorithm, message, signature)
-                .is_ok()
-        })
-    })
 }
 
 /// The CA's CRL is there, is its own, and revokes what the ledger says.

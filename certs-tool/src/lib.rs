@@ -7,6 +7,7 @@
 //! - `key`: private keys and their passphrases
 //! - `request`: what somebody else asks to be signed
 //! - `backup`: a CA in one file
+//! - `succession`: what is signed so that the next key, and the next CA, need no person
 //! - `contents`: what is in a file of whatever origin
 //! - `live`: what a server presents
 //! - `verify`: what the proxy would say
@@ -26,4 +27,5 @@ pub mod profile;
 pub mod report;
 pub mod request;
 pub mod store;
+pub mod succession;
 mod verify;

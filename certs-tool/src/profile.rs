@@ -235,6 +235,12 @@ pub(crate) fn life(begin: Date, end: Date) -> i64 {
     }
 }
 
+/// From when on a node asks for the next certificate of one from `begin` to `end`: a third of its life is over, counted
+/// from the moment it was made.
+pub fn asks_from(begin: Date, end: Date) -> Date {
+    end.plus(life(begin, end) / 3 - life(begin, end))
+}
+
 /// When a CRL made now begins: as far back as certificates, not before its CA, and in any case before its own end.
 pub(crate) fn crl_begin(now: Date, ca_begin: Date, end: Date) -> Date {
     now.plus(-BACKDATED).max(ca_begin).min(end.plus(-1))

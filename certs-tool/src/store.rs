@@ -302,9 +302,10 @@ pub(crate) fn read_argument(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> 
         return read(path);
     }
     let mut content = Zeroizing::new(Vec::new());
-    let read = io::stdin().take(READ_AT_MOST).read_to_end(&mut content);
-    read.map_err(|error| Failure::file("read", Path::new("standard input"), &error))?;
-    Ok(content)
+    let path = Path::new("standard input");
+    let read = io::stdin().take(READ_AT_MOST + 1).read_to_end(&mut content);
+    read.map_err(|error| Failure::file("read", path, &error))?;
+    sane(content, path)
 }
 
 fn read_all(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -313,7 +314,35 @@ fn read_all(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
         .metadata()
         .map_or(0, |metadata| metadata.len().min(READ_AT_MOST));
     let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1));
-    let read = file.take(READ_AT_MOST).read_to_end(&mut content);
+    let read = file.take(READ_AT_MOST + 1).read_to_end(&mut content);
     read.map_err(|error| Failure::file("read", path, &error))?;
+    sane(content, path)
+}
+
+/// Refuses what was cut at the limit: half a ledger, written back with one line more, would forget the other half.
+fn sane(content: Zeroizing<Vec<u8>>, path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if content.len() as u64 > READ_AT_MOST {
+        return Err(Failure::new(
+            format!("{} is larger than 16 MiB", path.display()),
+            "no key, certificate, CRL or ledger is",
+            "name another file; this one was left as it is",
+        ));
+    }
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_beyond_the_limit_is_refused_and_not_cut() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("ledger");
+        let file = File::create(&path).unwrap();
+        file.set_len(READ_AT_MOST).unwrap();
+        assert_eq!(read(&path).unwrap().len() as u64, READ_AT_MOST);
+        file.set_len(READ_AT_MOST + 1).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("16 MiB"));
+    }
 }

@@ -152,6 +152,21 @@ pub(crate) fn name_problem((leaf, der): &Encoded, wanted: &ServerName<'_>) -> Op
     ))
 }
 
+/// Whether the key of this certificate, of whatever kind, made the signature.
+pub(crate) fn has_signed(
+    certificate: &CertificateDer<'_>,
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
+    EndEntityCert::try_from(certificate).is_ok_and(|certificate| {
+        ALL_VERIFICATION_ALGS.iter().any(|algorithm| {
+            certificate
+                .verify_signature(*algorithm, message, signature)
+                .is_ok()
+        })
+    })
+}
+
 /// Whether the key belongs to the certificate.
 pub(crate) fn belongs_to(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, read)| {

@@ -152,6 +152,51 @@ fn killed_while_it_rotates() {
 }
 
 #[test]
+fn killed_while_it_backs_up_and_restores() {
+    let place = Place::with_ca();
+    place.secret("pass", "correct horse");
+    place.ok("issue db1");
+    let backup = "ca backup b.tar --passphrase-file pass --force";
+    place.ok("ca backup b.tar --passphrase-file pass");
+    let restore = |to: &str| {
+        let mut command = Command::new(TOOL);
+        command.current_dir(place.0.path()).stdin(Stdio::null());
+        let arguments = ["ca", "restore", "b.tar", "--passphrase-file", "pass"];
+        command.args(["--dir", to]).args(arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let begin = Instant::now();
+    assert!(restore("whole").status().unwrap().success());
+    let whole = begin.elapsed();
+    for round in 0..12 {
+        killed(&place, backup, round, 12, whole);
+        let when = format!("in round {round}");
+        assert_eq!(mode(place.path("b.tar").to_str().unwrap()), 0o600, "{when}");
+        // The old one or the new one: either can be restored.
+        let to = format!("restored{round}");
+        let mut child = restore(&to).spawn().unwrap();
+        thread::sleep(whole.mul_f64(1.2 * f64::from(round) / 12.0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let key = place.path(&to).join("ca.key");
+        if key.exists() {
+            assert_eq!(mode(key.to_str().unwrap()), 0o600, "{when}");
+        }
+        assert!(restore(&to).status().unwrap().success(), "{when}");
+        for name in ["ca.key", "ca.crt"] {
+            let [old, new] = ["pki", &to].map(|dir| fs::read(place.path(dir).join(name)).unwrap());
+            assert!(old == new, "{name} {when}");
+        }
+        let names = names_in(&place.path(&to));
+        assert!(
+            !names.iter().any(|name| name.ends_with(".tmp")),
+            "{when}: {names:?}"
+        );
+    }
+}
+
+#[test]
 fn two_at_once_wait_for_each_other() {
     let place = Place::with_ca();
     place.ok("issue db1");
@@ -328,6 +373,55 @@ fn a_full_file_system_leaves_everything_as_it_was() {
     let _ = Command::new("umount").arg("-l").arg(&disk).status();
     assert_eq!(failed, 3, "the disk was to be full");
     assert!(said.contains("make room on the disk"), "{said}");
+}
+
+/// A rename that outlives the power while what it names does not would leave an empty file: first the content, then the
+/// name, then the directory.
+#[test]
+fn what_is_put_in_its_place_is_on_disk_before_and_the_place_after() {
+    let place = Place::with_ca();
+    place.ok("issue db1");
+    for arguments in ["issue db1 --force", "issue db2", "revoke db2", "crl"] {
+        let trace = place.path("trace");
+        let mut command = Command::new("strace");
+        command
+            .current_dir(place.0.path())
+            .args(["-f", "-qq", "-y"]);
+        command.args([
+            "-e",
+            "trace=fsync,fdatasync,rename,renameat,renameat2,link,linkat",
+            "-o",
+        ]);
+        command
+            .arg(&trace)
+            .args([TOOL, "--dir", "pki"])
+            .args(arguments.split(' '));
+        match command.output() {
+            Ok(output) if output.status.success() => {}
+            _ => {
+                eprintln!("skipped: strace does not run here");
+                return;
+            }
+        }
+        let calls = fs::read_to_string(&trace).unwrap();
+        let calls: Vec<&str> = calls.lines().collect();
+        let placed: Vec<(usize, &str)> = calls
+            .iter()
+            .enumerate()
+            .filter(|(_, call)| call.contains("rename") || call.contains("link"))
+            .filter_map(|(at, call)| Some((at, call.split('"').nth(1)?.rsplit('/').next()?)))
+            .collect();
+        assert!(placed.len() >= 2, "{arguments}: {calls:#?}");
+        for (at, temporary) in placed {
+            let synced = |call: &&str| call.contains("sync(") && call.contains(temporary);
+            assert!(
+                calls[..at].iter().any(synced),
+                "{arguments}: {temporary} {calls:#?}"
+            );
+            let directory = |call: &&str| call.contains("sync(") && call.contains("/pki>");
+            assert!(calls[at..].iter().any(directory), "{arguments}: {calls:#?}");
+        }
+    }
 }
 
 /// What the kernel was asked for, not what was left afterwards: a moment of 0644 would be seen.

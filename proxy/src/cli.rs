@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Status(StatusFlags),
     /// Let a new node come: print one line for it, and wait until it has joined
     #[command(
-        after_help = "Example:\n  pgtlsproxy invite standby1 --san standby1.example.com --from 203.0.113.7\n\nRun it beside the CA, as root. Without a name it lists the invitations that wait."
+        after_help = "Example:\n  pgtlsproxy invite standby1 --san standby1.example.com --from 203.0.113.7\n\nRun it beside the CA, as root. Without a name it lists the invitations that wait;\n`pgtlsproxy invite standby1 --withdraw` takes one back."
     )]
     Invite(InviteFlags),
     /// Become a node by the line that `invite` printed
@@ -55,6 +55,16 @@ pub(crate) enum Command {
         after_help = "Example:\n  pgtlsproxy join -        and paste the line, so that it stands in no list of processes\n\nMakes the key here; writes key, certificate, CA, CRL and configuration, all or nothing."
     )]
     Join(JoinFlags),
+    /// Get the next certificate when it is due; beside the CA, sign what other nodes ask for
+    #[command(
+        after_help = "Example:\n  pgtlsproxy renew        from a timer or cron, on every node\n\nRun it as root. Asked for from a third of a certificate's life on.\nExit status: 0 done or nothing to do, 1 failed, 2 wrong usage."
+    )]
+    Renew(RenewFlags),
+    /// Let a node go: revoke it, tell the others, end its sessions, drop its rule and its slot
+    #[command(
+        after_help = "Example:\n  pgtlsproxy remove standby1 --dry-run\n\nRun it on the CA's host, as root. A run that was interrupted is gone on with by the next.\nExit status: 0 done or nothing left to do, 1 something remains."
+    )]
+    Remove(RemoveFlags),
     /// Say why replication does not flow, layer by layer; changes nothing
     #[command(
         after_help = "Example:\n  pgtlsproxy doctor --cluster 15/main\n\nRun it as root or as PostgreSQL's OS user, on either host.\nExit status: 0 all well, 1 problems, 2 wrong usage, 3 warnings only."
@@ -74,7 +84,12 @@ pub(crate) enum SetupCommand {
     #[command(
         after_help = "Example:\n  pgtlsproxy setup primary --standby standby1 --public db1.example.com:5443 --dry-run\n\nA second run changes nothing; `pgtlsproxy setup undo` puts everything back."
     )]
-    Primary(SetupPrimary),
+    Primary(Box<SetupPrimary>),
+    /// Make this node's PostgreSQL a standby that streams: copy the primary through the proxy, write, start, wait
+    #[command(
+        after_help = "Example:\n  pgtlsproxy setup standby --replace\n  pgtlsproxy setup standby --from db2.example.com:5443 --rewind     an old primary comes back\n\nRun it as root on a node that has joined. A second run changes nothing, and takes up what was interrupted."
+    )]
+    Standby(SetupStandby),
     /// Put back every file that setup changed, and drop the slots that it made
     #[command(after_help = "Example:\n  pgtlsproxy setup undo")]
     Undo(SetupUndo),
@@ -124,12 +139,80 @@ pub(crate) struct SetupPrimary {
     /// Make slots before PostgreSQL 13, too, where nothing bounds what they keep
     #[arg(long)]
     pub(crate) slot: bool,
+    /// Instead of the proxy, PostgreSQL's own TLS: its settings, and rules that demand a certificate
+    #[arg(long, conflicts_with = "password")]
+    pub(crate) external_tls: bool,
+    /// With --external-tls: a network that may come; may be given again [default: all]
+    #[arg(long, value_name = "CIDR", requires = "external_tls")]
+    pub(crate) from: Vec<String>,
     /// Restart PostgreSQL where a setting needs it
     #[arg(long)]
     pub(crate) restart: bool,
     /// Show what would change, as a unified diff, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Print what was done as JSON (docs/setup.md)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupStandby {
+    #[command(flatten)]
+    pub(crate) made: StandbyFlags,
+    /// Where the proxy's own files are
+    #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
+    pub(crate) dir: PathBuf,
+    /// Whom to follow from now on: the node's HOST:PORT [default: as the configuration says]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) from: Option<Target>,
+    /// Bring an old primary back by pg_rewind instead of a whole copy
+    #[arg(long, conflicts_with_all = ["replace", "config_only"])]
+    pub(crate) rewind: bool,
+    /// Take the copy of the primary that is there, and write its configuration
+    #[arg(long, conflicts_with = "replace")]
+    pub(crate) config_only: bool,
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// How a standby is made; `join` takes these, too.
+#[derive(Debug, Args)]
+pub(crate) struct StandbyFlags {
+    /// Debian's VERSION/NAME, for example 15/main [default: the only one on this host]
+    #[arg(long, value_name = "VERSION/NAME", conflicts_with = "pgdata")]
+    pub(crate) cluster: Option<String>,
+    /// The data directory; it may be missing or empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: Option<PathBuf>,
+    /// Where PostgreSQL's programs are [default: found by itself]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bindir: Option<PathBuf>,
+    /// Move the data directory that is there aside, and copy the primary
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// The role by which it logs in [default: as the rules of this node say, else replicator]
+    #[arg(long)]
+    pub(crate) role: Option<String>,
+    /// The OS user that the proxy runs as
+    #[arg(long, value_name = "USER", default_value = "pgtlsproxy")]
+    pub(crate) os_user: String,
+    /// The role logs in by a password, read from standard input
+    #[arg(long)]
+    pub(crate) password: bool,
+    /// Use slots before PostgreSQL 13, too, where nothing bounds what they keep
+    #[arg(long)]
+    pub(crate) slot: bool,
+    /// Replace `trust` for connections from this host; else it stops setup
+    #[arg(long)]
+    pub(crate) fix_trust: bool,
+    /// Where a tablespace of the primary goes, as pg_basebackup has it; may be given again
+    #[arg(long, value_name = "OLD=NEW")]
+    pub(crate) tablespace_mapping: Vec<String>,
+    /// How long it may take from the start of the server until it streams
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub(crate) within: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +220,9 @@ pub(crate) struct SetupUndo {
     /// Where the proxy's own files are
     #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
     pub(crate) dir: PathBuf,
+    /// Print what was done as JSON (docs/setup.md)
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -215,9 +301,39 @@ pub(crate) struct InviteFlags {
     /// List the invitations that wait
     #[arg(long)]
     pub(crate) list: bool,
+    /// Take the invitation of that name back, and the rule that was written for it
+    #[arg(long, requires = "name", conflicts_with_all = ["list", "replace"])]
+    pub(crate) withdraw: bool,
     /// List them as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveFlags {
+    /// The node's name, as `certs-tool list` shows it
+    pub(crate) name: NodeName,
+    /// Show what is left to do, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do it without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// The PostgreSQL that has its slot, as Debian names it: 15/main [default: the one that setup was run for]
+    #[arg(long, value_name = "VERSION/NAME", conflicts_with = "pgdata")]
+    pub(crate) cluster: Option<String>,
+    /// The same by its data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: Option<PathBuf>,
+    /// Where pgtlsproxy.toml is
+    #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
+    pub(crate) dir: PathBuf,
+    /// Where the CA is [default: pki in that directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pki: Option<PathBuf>,
+    /// Read the passphrase of the CA's key from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -244,6 +360,11 @@ pub(crate) struct JoinFlags {
     /// Replace the files of an earlier node
     #[arg(long)]
     pub(crate) force: bool,
+    /// Only become a node: leave PostgreSQL alone
+    #[arg(long)]
+    pub(crate) no_setup: bool,
+    #[command(flatten)]
+    pub(crate) standby: StandbyFlags,
 }
 
 /// Without the token.
@@ -253,6 +374,21 @@ impl fmt::Debug for JoinFlags {
             .field("dir", &self.dir)
             .finish_non_exhaustive()
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenewFlags {
+    #[command(flatten)]
+    pub(crate) config: ConfigFlag,
+    /// Where the CA is, if it is on this host [default: pki beside the configuration]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pki: Option<PathBuf>,
+    /// Read the passphrase of the CA's key from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Wait so long for whoever signs, instead of leaving it to the next run
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub(crate) wait: Duration,
 }
 
 #[derive(Debug, Args)]

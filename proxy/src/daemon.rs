@@ -12,14 +12,16 @@ use tracing::{info, warn};
 
 use crate::admin;
 use crate::config::{self, Config, Limits, Source};
-use crate::control::{self, Invitations};
+use crate::control::{self, Invitations, Renewals};
 use crate::flood::Flood;
 use crate::health::Health;
 use crate::net::Listener;
 use crate::node;
 use crate::problem::Problem;
 use crate::reload::{Checked, Reading, ReloadHandle, Reloader, read};
-use crate::session::{Registry, Shared, Tally, shutdown_farewell};
+use crate::session::{
+    Lately, Registry, Shared, TRACED_EVERY_SECONDS, Tally, now, shutdown_farewell,
+};
 use crate::snapshot::{Facts, TunnelFacts};
 use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
@@ -93,10 +95,14 @@ async fn serve(
     };
     let interval = checked.config.node.crl_interval;
     let (reload, asked) = ReloadHandle::new();
+    let renewals = control.is_some().then(|| Arc::new(Renewals::default()));
     let node = Arc::new(node::Service {
         keeper: node::Keeper::new(checked.config.identity.kept_crl.clone(), reload.clone()),
         invitations: Arc::new(Invitations::default()),
+        renewals: renewals.clone(),
         health: Arc::clone(&health),
+        heard: node::Heard::default(),
+        seats: node::Seats::default(),
     });
     let exchanging: Vec<bool> = checked
         .config
@@ -115,10 +121,14 @@ async fn serve(
     drop(checked);
     let (close, closing) = watch::channel(false);
     let mut tunnels = Vec::new();
-    if let Some(listener) = control {
+    if let Some((listener, renewals)) = control.zip(renewals) {
         let desk = control::Desk {
             invitations: Arc::clone(&node.invitations),
+            renewals,
             reload: reload.clone(),
+            node: Arc::clone(&node),
+            registry: Arc::clone(&registry),
+            credentials: reloader.credentials(),
         };
         tunnels.push(tokio::spawn(control::serve(
             listener,
@@ -138,11 +148,12 @@ async fn serve(
             let exchange = node::exchange(settings.clone(), node, interval, closing.clone());
             tunnels.push(tokio::spawn(exchange));
         }
-        let tally = Arc::new(Tally::default());
+        let (tally, lately) = (Arc::new(Tally::default()), Arc::new(Lately::default()));
         facts.tunnels.push(TunnelFacts {
             listen: listener.address(),
             settings: settings.clone(),
             tally: Arc::clone(&tally),
+            lately: Arc::clone(&lately),
         });
         let tunnel = Tunnel {
             listener,
@@ -152,6 +163,7 @@ async fn serve(
                 health: Arc::clone(&health),
                 current: settings,
                 tally,
+                lately,
                 plain_cancels: Semaphore::new(PLAIN_CANCELS),
                 node: Arc::clone(&node),
             }),
@@ -176,6 +188,9 @@ async fn serve(
         serve_status(listener, &facts);
     }
     if let Some((listener, listen)) = http {
+        if tells_status {
+            tokio::spawn(trace(Arc::clone(&registry)));
+        }
         let http = admin::http::Http {
             listen,
             facts,
@@ -258,6 +273,15 @@ async fn meter(registry: Arc<Registry>) {
     loop {
         second.tick().await;
         registry.meter(Instant::now());
+    }
+}
+
+/// Remembers how streams flow, for the page.
+async fn trace(registry: Arc<Registry>) {
+    let mut moment = tokio::time::interval(Duration::from_secs(TRACED_EVERY_SECONDS));
+    loop {
+        moment.tick().await;
+        registry.trace(now());
     }
 }
 

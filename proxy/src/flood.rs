@@ -45,15 +45,35 @@ impl Flood {
             window.printed = 1;
             std::mem::take(&mut window.suppressed)
         };
-        if suppressed > 0 {
-            warn!(
-                tunnel,
-                cause,
-                connections = suppressed,
-                "more connections ended so than are logged one by one"
-            );
-        }
+        tell(tunnel, cause, suppressed);
         true
+    }
+
+    /// Tells how many lines were not printed in windows that are over: the last ones of a flood have none behind them.
+    /// Called about once a second.
+    pub(crate) fn sum_up(&self, tunnel: &str) {
+        let over: Vec<_> = {
+            let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let over = windows
+                .iter_mut()
+                .filter(|(_, window)| window.suppressed > 0 && window.began.elapsed() >= WINDOW);
+            over.map(|(cause, window)| (*cause, std::mem::take(&mut window.suppressed)))
+                .collect()
+        };
+        for (cause, suppressed) in over {
+            tell(tunnel, cause, suppressed);
+        }
+    }
+}
+
+fn tell(tunnel: &str, cause: &'static str, suppressed: u64) {
+    if suppressed > 0 {
+        warn!(
+            tunnel,
+            cause,
+            connections = suppressed,
+            "more connections ended so than are logged one by one"
+        );
     }
 }
 

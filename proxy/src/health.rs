@@ -72,6 +72,7 @@ struct State {
     own: Vec<Validity>,
     peers: HashMap<Fingerprint, Met>,
     last_reload: Option<Reload>,
+    last_good: Option<SystemTime>,
     good: u64,
     refused: u64,
 }
@@ -115,6 +116,11 @@ impl Health {
         self.state().last_reload.clone()
     }
 
+    /// When a reload was taken last; none since the start is none.
+    pub(crate) fn last_good_reload(&self) -> Option<SystemTime> {
+        self.state().last_good
+    }
+
     /// How many reloads were good, and how many were refused.
     pub(crate) fn reloads(&self) -> (u64, u64) {
         let state = self.state();
@@ -134,6 +140,12 @@ impl Health {
         state.own.iter().cloned().chain(peers).collect()
     }
 
+    /// Shows each peer's certificate that was met within a day.
+    pub(crate) fn each_peer(&self, look: impl FnMut(&Identity)) {
+        let state = self.state();
+        state.peers.values().map(|met| &met.identity).for_each(look);
+    }
+
     /// What the loader found, in place of what it found before.
     pub(crate) fn found(&self, problems: &[Problem]) {
         let keyed = problems
@@ -146,9 +158,11 @@ impl Health {
     /// A reload was taken.
     pub(crate) fn reloaded(&self) {
         let mut state = self.state();
+        let now = SystemTime::now();
         state.good += 1;
+        state.last_good = Some(now);
         state.last_reload = Some(Reload {
-            at: SystemTime::now(),
+            at: now,
             outcome: Ok(()),
         });
         self.changed.notify_one();

@@ -12,6 +12,7 @@ mod doctor; // why replication does not flow
 mod enrol; // a node comes: invitation and token, invite and join
 mod flood; // keeps refused connections from flooding the log
 mod health; // what deserves a look in the running process
+mod interrupt; // Ctrl-C, for a command that has to clear away
 mod lifetime; // warns before certificates end, and ends their sessions where asked
 mod logging; // where the log goes
 mod net; // sockets: listen, dial, options, liveness
@@ -19,6 +20,8 @@ mod node; // the node channel: both ends of enrol, renew, crl, probe
 mod problem; // what is wrong before any connection: what, why, what to do
 mod relay; // both directions of a joined session
 mod reload; // checks, then publishes
+mod remove; // a node goes: remove
+mod renew; // the next certificate: asked for, signed, put in place
 mod session; // one connection from accept to close
 mod setup; // PostgreSQL's configuration: read, planned, applied, undone
 mod snapshot; // what flows, at one moment, as one value

@@ -54,7 +54,8 @@ pub(crate) fn read(source: &Source, in_use: Option<Fingerprint>) -> Reading {
     // Looked at before they are read: what changes in between is found changed at the next look.
     let mut look = Look::at(source.path());
     let result = Config::load(source).and_then(|config| {
-        let files = Look::at(config.identity.paths());
+        let paths = config.identity.paths();
+        let files = Look::at(paths.iter().map(std::path::PathBuf::as_path));
         look = look.clone().and(files);
         let Loaded {
             credentials,

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::health::{self, Health, Of, Validity};
 use crate::problem::Problem;
-use crate::session::{Live, Registry, Settings, Tally, now};
+use crate::session::{Gone, Lately, Live, Registry, Settings, TRACED_EVERY_SECONDS, Tally, now};
 
 /// Everything, at one moment.
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,6 +50,21 @@ pub(crate) struct Tunnel {
     pub(crate) sessions: usize,
     /// Connections that are over.
     pub(crate) ended: Vec<Ended>,
+    /// The last replication session that is over, and the last connection that failed or was refused.
+    pub(crate) last_stream: Option<Last>,
+    pub(crate) last_failure: Option<Last>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Last {
+    pub(crate) at: String,
+    /// What its certificate says, or its address.
+    pub(crate) who: String,
+    pub(crate) peer: String,
+    pub(crate) kind: Option<String>,
+    pub(crate) end: String,
+    pub(crate) cause: String,
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -159,6 +174,28 @@ pub(crate) struct Warning {
     pub(crate) since: Option<String>,
 }
 
+/// How streams flowed in the last minutes: of those that flow now, the oldest first.
+#[derive(Debug, Serialize)]
+pub(crate) struct History {
+    /// Between two samples.
+    every_seconds: u64,
+    sessions: Vec<Past>,
+}
+
+/// Samples, the newest last: bytes a second, and lags in seconds.
+#[derive(Debug, Serialize)]
+struct Past {
+    tunnel: String,
+    id: Option<String>,
+    rate: Vec<f32>,
+    write: Vec<Option<f32>>,
+    flush: Vec<Option<f32>>,
+    apply: Vec<Option<f32>>,
+}
+
+/// A page shows no more.
+const PASTS: usize = 100;
+
 /// Where a snapshot is taken from: what the daemon has.
 pub(crate) struct Facts {
     pub(crate) started: SystemTime,
@@ -171,6 +208,7 @@ pub(crate) struct TunnelFacts {
     pub(crate) listen: String,
     pub(crate) settings: watch::Receiver<Arc<Settings>>,
     pub(crate) tally: Arc<Tally>,
+    pub(crate) lately: Arc<Lately>,
 }
 
 impl Facts {
@@ -211,6 +249,24 @@ impl Facts {
         }
     }
 
+    pub(crate) fn history(&self) -> History {
+        let live = self.registry.all();
+        let pasts = live.iter().map(|live| (live, live.trace.samples()));
+        let pasts = pasts.filter(|(_, samples)| !samples.is_empty());
+        let sessions = pasts.take(PASTS).map(|(live, samples)| Past {
+            tunnel: live.about.tunnel.to_string(),
+            id: id(live),
+            rate: samples.iter().map(|one| one.rate).collect(),
+            write: samples.iter().map(|one| one.write).collect(),
+            flush: samples.iter().map(|one| one.flush).collect(),
+            apply: samples.iter().map(|one| one.apply).collect(),
+        });
+        History {
+            every_seconds: TRACED_EVERY_SECONDS,
+            sessions: sessions.collect(),
+        }
+    }
+
     fn session(&self, live: &Live, at: SystemTime, clock: Clock) -> Session {
         let about = &live.about;
         let far = live.far();
@@ -225,16 +281,9 @@ impl Facts {
         let backup = stream.and_then(|stream| stream.backup.as_ref());
         let rates = live.meter.rates();
         Session {
-            id: about
-                .id
-                .or_else(|| far.map(|far| far.id))
-                .map(|id| id.to_string()),
+            id: id(live),
             tunnel: about.tunnel.to_string(),
-            kind: if backup.is_some() {
-                "basebackup".to_owned()
-            } else {
-                replication.to_string()
-            },
+            kind: kind(replication, stream).to_owned(),
             activity: watched.as_ref().map(|watch| activity(watch).to_owned()),
             identity: identity.map(ToString::to_string),
             serial: identity.map(serial),
@@ -271,6 +320,12 @@ impl Facts {
     }
 }
 
+/// What both ends call it.
+fn id(live: &Live) -> Option<String> {
+    let id = live.about.id.or_else(|| live.far().map(|far| far.id));
+    id.map(|id| id.to_string())
+}
+
 fn tunnel(facts: &TunnelFacts, settings: &Settings, sessions: Option<usize>) -> Tunnel {
     let (side, upstream) = settings.side_and_upstream();
     let ended = facts
@@ -282,7 +337,10 @@ fn tunnel(facts: &TunnelFacts, settings: &Settings, sessions: Option<usize>) -> 
             cause: cause.to_owned(),
             connections,
         });
+    let ends = facts.lately.ends();
     Tunnel {
+        last_stream: ends.stream.map(last),
+        last_failure: ends.failure.map(last),
         name: settings.name.to_string(),
         side: side.to_owned(),
         listen: facts.listen.clone(),
@@ -292,7 +350,29 @@ fn tunnel(facts: &TunnelFacts, settings: &Settings, sessions: Option<usize>) -> 
     }
 }
 
-fn activity(watch: &Watch) -> &'static str {
+fn last(gone: Gone) -> Last {
+    Last {
+        at: time(gone.at),
+        who: gone.who,
+        peer: gone.peer,
+        kind: gone.kind.map(str::to_owned),
+        end: gone.end.to_owned(),
+        cause: gone.cause.to_owned(),
+        reason: gone.reason,
+    }
+}
+
+/// What a session is for: as its startup says, until it asks for a base backup.
+pub(crate) fn kind(replication: Replication, stream: Option<&Stream>) -> &'static str {
+    match replication {
+        _ if stream.is_some_and(|stream| stream.backup.is_some()) => "basebackup",
+        Replication::Physical => "physical",
+        Replication::Logical => "logical",
+        Replication::None => "ordinary",
+    }
+}
+
+pub(crate) fn activity(watch: &Watch) -> &'static str {
     match watch.activity() {
         Activity::Idle => "idle",
         Activity::Streaming => "streaming",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::net::Listener;
@@ -15,6 +16,8 @@ use crate::workers::Workers;
 
 /// When the process has no descriptor or memory left, the kernel would answer the next `accept` the same at once.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks at what a flood left untold.
+const SUM_UP: Duration = Duration::from_secs(1);
 
 /// A listener with all that its sessions need.
 pub(crate) struct Tunnel {
@@ -30,9 +33,15 @@ impl Tunnel {
         let name = Arc::clone(&self.shared.current.borrow().name);
         let address = self.listener.address();
         info!(tunnel = &*name, address, "listening");
+        let mut second = tokio::time::interval(SUM_UP);
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
+                _ = second.tick() => {
+                    self.shared.flood.sum_up(&name);
+                    continue;
+                }
                 _ = closing.wait_for(|closing| *closing) => break,
             };
             match accepted {
@@ -54,6 +63,7 @@ impl Tunnel {
                 }
             }
         }
+        self.shared.flood.sum_up(&name);
         info!(tunnel = &*name, address, "no longer listening");
     }
 

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
+
 use crate::files::Scratch;
 use crate::log::Log;
 use crate::pki::{Identity, Pki};
@@ -92,6 +94,11 @@ impl Inviting {
         token
     }
 
+    /// As Ctrl-C does.
+    pub fn interrupt(&self) {
+        self.process.signal(Signal::SIGINT);
+    }
+
     /// Its words.
     pub fn log(&self) -> &Log {
         &self.log
@@ -112,7 +119,14 @@ pub fn join(dir: &Path, token: &str, more: &[&str]) -> Result<String, String> {
     command
         .args(["-c", "umask 0; exec \"$0\" \"$@\""])
         .arg(pgtlsproxy())
-        .args(["join", "-", "--listen", "127.0.0.1:0", "--dir"])
+        .args([
+            "join",
+            "-",
+            "--no-setup",
+            "--listen",
+            "127.0.0.1:0",
+            "--dir",
+        ])
         .arg(dir)
         .args(more);
     let mut child = command

@@ -7,8 +7,10 @@
     reason = "the whole crate is test code: a step that fails is a test that fails"
 )]
 
+pub mod browser;
 pub mod enrolment;
 mod files;
+pub mod host;
 pub mod link;
 mod log;
 pub mod netns;
@@ -16,6 +18,9 @@ pub mod pki;
 pub mod postgres;
 mod process;
 pub mod programs;
+pub mod renewal;
+pub mod scrape;
+pub mod setup;
 pub mod sidecar;
 pub mod site;
 mod stand_in;
@@ -24,13 +29,16 @@ pub mod tunnel;
 pub mod wait;
 pub mod wire;
 
+pub use browser::Browser;
 pub use files::{Scratch, put, reserve_port};
+pub use host::Host;
 pub use link::Link;
 pub use log::{Log, Mark};
 pub use netns::Namespaces;
 pub use pki::{Identity, Pki};
 pub use postgres::{Node, Stop};
 pub use process::run;
+pub use scrape::Scrape;
 pub use sidecar::Sidecar;
 pub use stand_in::StandIn;
 pub use tool::Tool;

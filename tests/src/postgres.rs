@@ -354,6 +354,13 @@ impl Node {
         self.dir.path().join("data")
     }
 
+    /// Whether the test itself has started it, and it has not been stopped by the test.
+    pub fn is_running(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|process| process.ended().is_none())
+    }
+
     /// The process id of the server.
     pub fn pid(&self) -> i32 {
         self.process
@@ -387,6 +394,12 @@ impl Drop for Node {
     fn drop(&mut self) {
         if self.process.is_some() {
             self.try_stop(Stop::Immediate, Duration::from_secs(5));
+        }
+        if self.data().join("postmaster.pid").exists() {
+            // Somebody else has started it.
+            let mut stop = as_postgres(&self.programs.join("pg_ctl"));
+            stop.args(["stop", "-m", "immediate", "-D"]);
+            let _ = run(stop.arg(self.data()));
         }
     }
 }

@@ -38,6 +38,15 @@ pub fn client_tool(name: &str) -> PathBuf {
     postgres_programs("clients18").join(name)
 }
 
+/// Prometheus' own checker of rules and metrics.
+pub fn promtool() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let fetch = concat!(env!("CARGO_MANIFEST_DIR"), "/fetch-promtool");
+        PathBuf::from(run(&mut Command::new(fetch)).unwrap())
+    })
+}
+
 /// psql with a libpq that has TLS: Debian's own, of version 15.
 pub fn psql_with_tls() -> PathBuf {
     PathBuf::from("/usr/bin/psql")

@@ -141,12 +141,13 @@ impl Sidecar {
             .collect()
     }
 
-    /// Where its first tunnel listens, on TCP.
+    /// Where the first of its tunnels that listens on TCP does.
     #[track_caller]
     pub fn address(&self) -> SocketAddr {
-        self.addresses[0]
-            .parse()
-            .unwrap_or_else(|_| panic!("{:?} is no TCP address", self.addresses))
+        let mut parsed = self.addresses.iter().filter_map(|one| one.parse().ok());
+        parsed
+            .next()
+            .unwrap_or_else(|| panic!("none of {:?} is a TCP address", self.addresses))
     }
 
     /// Where its tunnels listen, in the order of the log.

@@ -53,7 +53,10 @@ fn a_standby_joins_by_one_line_and_streams() {
         &["--postgres", "/nowhere/.s.PGSQL.5432"],
     )
     .unwrap();
-    assert!(said.contains("pg_basebackup -d 'host="), "{said}");
+    assert!(
+        said.contains("Next: pgtlsproxy run") && said.contains("setup standby"),
+        "{said}"
+    );
     assert!(
         !said.contains("warning: 127.0.0.1"),
         "admitted, and PostgreSQL answers: {said}"

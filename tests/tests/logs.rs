@@ -139,6 +139,78 @@ fn session_is_told_for_audit_at_both_ends() {
     assert_eq!(open["serial"], far["serial"]);
 }
 
+/// Who, what, where: the fields of an audit, and what each must hold in this form of the log.
+#[test]
+fn audit_is_the_same_in_text() {
+    let primary = Node::primary();
+    let pki = Pki::new();
+    let port = testbed::reserve_port();
+    let rule = "[[server.allow]]\nidentity = \"cn:standby\"\nordinary = true\n";
+    let config = server_config(&pki.issue("primary"), primary.socket().display(), rule);
+    let config = config.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    let server = Sidecar::run_at(
+        port,
+        "server",
+        &format!("{config}[log]\nformat = \"text\"\n"),
+    );
+    let identity = pki.issue("standby");
+    let client = testbed::tunnel::client_config(&identity, server.address(), "");
+    let client = Sidecar::run("client", &client);
+    let conninfo = format!("{} dbname=postgres application_name=me", client.conninfo());
+    let pid = testbed::postgres::psql(&conninfo, "select pg_backend_pid()").unwrap();
+    let near = session_line(&client);
+    let line = server.wait_for_log("session ended");
+    let line = line
+        .lines()
+        .find(|line| line.contains("session ended"))
+        .unwrap();
+    let text = |name: &str| near[name].as_str().unwrap().to_owned();
+    for told in [
+        format!("id={} ", text("id")),
+        "identity=\"dns:standby.test\" ".to_owned(),
+        "serial=\"".to_owned(),
+        "fingerprint=\"".to_owned(),
+        "kind=\"ordinary\" user=\"postgres\" database=\"postgres\" application_name=\"me\" "
+            .to_owned(),
+        format!("backend_pid={pid} "),
+        format!("bytes_to_upstream={} ", near["bytes_to_upstream"]),
+        format!("bytes_to_downstream={} ", near["bytes_to_downstream"]),
+        "end=\"finished\" reason=\"closed in order\"".to_owned(),
+    ] {
+        assert!(line.contains(&told), "{told} is not in {line}");
+    }
+}
+
+#[test]
+fn flood_is_summed_up_to_its_last_connection() {
+    const CONNECTIONS: u64 = 300;
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let config = server_config(&pki.issue("primary"), stand_in.upstream(), "");
+    let server = Sidecar::run("server", &config);
+    for _ in 0..CONNECTIONS {
+        let mut scan = Wire::tcp(server.address());
+        scan.send(b"GET / HTTP/1.1\r\n\r\n");
+        scan.ending();
+    }
+    // Nobody comes after it, and yet every connection is accounted for.
+    wait_for("the rest to be summed up", testbed::wait::PATIENCE, || {
+        let events = server.events();
+        let of = |message| {
+            events
+                .iter()
+                .filter(move |event| event["message"] == message)
+        };
+        let single = of("session ended")
+            .filter(|event| event["end"] == "not_postgres")
+            .count();
+        let summed: u64 = of("more connections ended so than are logged one by one")
+            .filter_map(|event| event["connections"].as_u64())
+            .sum();
+        assert!(single < 200, "{single} lines");
+        (single as u64 + summed == CONNECTIONS).then_some(())
+    });
+}
+
 #[test]
 fn journal_is_told_priorities() {
     let (pki, stand_in, dir) = (Pki::new(), StandIn::new(), Scratch::new("journal"));

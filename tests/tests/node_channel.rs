@@ -142,7 +142,8 @@ fn oversized_and_garbled_and_half_and_slow_requests_are_turned_away() {
 fn a_probe_tells_what_is_seen_and_leaves_postgres_in_peace() {
     let mut primary = Node::primary();
     let pki = Pki::new();
-    let allow = "[[server.allow]]\nidentity = \"cn:standby\"\nusers = [\"replicator\"]\n";
+    let allow = "[[server.allow]]\nidentity = \"cn:standby\"\nusers = [\"replicator\"]\nfrom = [\"127.0.0.0/8\"]\n\
+                 [[server.allow]]\nidentity = \"cn:elsewhere\"\nfrom = [\"203.0.113.7/32\"]\n";
     let socket = primary.socket().display().to_string();
     let server = inviting_daemon(&pki, &pki.issue("primary"), &socket, allow);
     let probe = |identity: &Identity| {
@@ -162,6 +163,11 @@ fn a_probe_tells_what_is_seen_and_leaves_postgres_in_peace() {
     assert!(seen["not_after"].as_i64().unwrap() > 1_700_000_000);
     assert_eq!(seen["warnings"], json!([]));
     assert_eq!(probe(&pki.issue("other"))["admitted"], false);
+    let from_here = probe(&pki.issue("elsewhere"));
+    assert_eq!(
+        from_here["admitted"], false,
+        "its rule is for another network"
+    );
     assert_eq!(primary.log().after(mark), "", "PostgreSQL heard of it");
     primary.stop(Stop::Fast);
     let seen = probe(&pki.issue("standby"));

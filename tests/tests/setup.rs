@@ -2,12 +2,12 @@
 //! standby through the proxy, and undone to the last byte.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use testbed::setup::configuration;
 use testbed::{Node, Scratch, Sidecar, programs, run};
 
 /// What it said, and whether it succeeded.
@@ -29,34 +29,10 @@ fn setup(arguments: &[&str], node: &Node, dir: &Path) -> (bool, String) {
     (output.status.success(), String::from_utf8(text).unwrap())
 }
 
-fn configuration(node: &Node) -> BTreeMap<PathBuf, Vec<u8>> {
-    let entries = fs::read_dir(node.data()).unwrap();
-    let files = entries.map(|entry| entry.unwrap().path()).filter(|path| {
-        let name = path.file_name().unwrap().to_string_lossy();
-        path.is_file() && (name.contains(".conf") || name.starts_with('.'))
-    });
-    files
-        .map(|path| (path.clone(), fs::read(path).unwrap()))
-        .collect()
-}
-
 /// A server that lets the tests in, and nobody by `trust`.
 fn careful(major: u32) -> Node {
     let node = Node::builder("primary").version(major).init();
-    let data = node.data();
-    fs::write(
-        data.join("pg_hba.conf"),
-        "local all postgres peer map=tests # keep\r\nlocal replication all reject\r\n",
-    )
-    .unwrap();
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid())
-        .unwrap()
-        .unwrap();
-    fs::write(
-        data.join("pg_ident.conf"),
-        format!("tests {} postgres\ntests postgres postgres", user.name),
-    )
-    .unwrap();
+    testbed::setup::careful(&node);
     node.append_conf("max_wal_senders = 1");
     node.started()
 }

@@ -159,7 +159,7 @@ impl Authority {
     }
 
     /// As long as the one before, unless that one was cut short by its CA, or something else is asked for.
-    fn next_period(&self, last: &Issued, asked: Period) -> Period {
+    pub(super) fn next_period(&self, last: &Issued, asked: Period) -> Period {
         let life = profile::life(last.record.not_before, last.record.not_after);
         let ca = self.bundle.iter().find(|(ca, _)| super::id(ca) == last.ca);
         let cut_short = ca.is_none_or(|(ca, _)| last.record.not_after.unix() >= ca.not_after());
@@ -241,7 +241,7 @@ impl Pair {
     }
 }
 
-fn names_of(last: &Issued) -> Result<Vec<profile::AltName>, Failure> {
+pub(super) fn names_of(last: &Issued) -> Result<Vec<profile::AltName>, Failure> {
     let names = last.record.names.iter().map(|name| name.parse());
     names
         .collect::<Result<_, _>>()

@@ -127,6 +127,21 @@ impl Authority {
         Ok(ledger)
     }
 
+    /// Signs the CRLs anew if one of them is missing or was signed more than so many seconds ago; whether it did.
+    pub fn refresh_crl(&self, seconds: i64) -> Result<bool, Failure> {
+        let oldest = Date::now().plus(-seconds).unix();
+        let published = self.published_crls();
+        let is_fresh = |ca: &Ca| {
+            published
+                .iter()
+                .any(|(crl, _)| crl.is_issued_by(&ca.certificate) && crl.this_update() >= oldest)
+        };
+        if self.cas().all(is_fresh) {
+            return Ok(false);
+        }
+        self.renew_crl(None).map(|_| true)
+    }
+
     pub(super) fn next_crl_number(&self, ledger: &Ledger, ca: &Ca) -> u64 {
         // The file may know more than a ledger that was put back from a backup.
         let published = self.published_crls().into_iter();

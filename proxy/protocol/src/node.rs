@@ -69,11 +69,15 @@ pub struct Enrol {
     pub request: String,
 }
 
-/// A request for a new certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A request for a new certificate, or, with both parts empty, for what is new of the CAs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Renew {
-    /// The certificate request, as PEM.
+    /// The certificate request, as PEM; its key is new, its names do not count.
     pub request: String,
+    /// The request's signature by the key of the certificate that is shown, in hexadecimal: whoever signs need not
+    /// believe whoever carries.
+    pub signature: String,
 }
 
 /// Certificate revocation lists.
@@ -81,6 +85,14 @@ pub struct Renew {
 pub struct Crls {
     /// Each as PEM.
     pub crls: Vec<String>,
+    /// For so many seconds the answer may wait for a newer one; 0: it is wanted at once. Older nodes never wait.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wait: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(wait: &u32) -> bool {
+    *wait == 0
 }
 
 /// The question what the other side sees; it has nothing to say itself yet.
@@ -97,8 +109,10 @@ pub struct Probe {
 pub enum Answer {
     /// A certificate, by invitation.
     Enrolled(Enrolled),
-    /// A certificate, by renewal.
+    /// A certificate, by renewal; without one, what is new of the CAs.
     Renewed(Certificates),
+    /// A request for renewal waits for the CA; ask again later.
+    Waiting(Waiting),
     /// The newest CRLs that the asked side has.
     Crl(Crls),
     /// What it sees.
@@ -125,6 +139,10 @@ pub struct Grant {
     pub certificates: Certificates,
     /// Whom its own rules should admit, as `cn:db1`: the node that invited it, and others.
     pub members: Vec<String>,
+    /// As which role, if only as one.
+    pub role: Option<String>,
+    /// Whether they come with ordinary connections to this database, too, as pg_rewind does.
+    pub ordinary: Option<String>,
 }
 
 /// Certificates and what they are judged by, as PEM.
@@ -137,6 +155,32 @@ pub struct Certificates {
     pub ca: String,
     /// Their CRLs.
     pub crl: String,
+    /// The SHA-256 of the CA that signs now, in hexadecimal.
+    pub signing: String,
+    /// Why one who trusts a CA may trust the one that follows it.
+    pub vouchers: Vec<Voucher>,
+}
+
+/// A CA's word that another one follows it, so that the new one is trusted for its sake and not for that of whoever
+/// brought it. It is no certificate, of no use in a chain, leads from the old CA to the new one only, and ends soon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voucher {
+    /// The SHA-256 of the certificate of the CA that follows, in hexadecimal.
+    pub ca: String,
+    /// The same of the CA that says so.
+    pub by: String,
+    /// The last second at which it counts (Unix time).
+    pub until: i64,
+    /// The signature of the latter, in hexadecimal.
+    pub signature: String,
+}
+
+/// What is known of a request that nobody has signed yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Waiting {
+    /// When somebody signed there last (Unix time); 0: never since that daemon was started.
+    pub signed: i64,
 }
 
 /// What a node sees of the one that asks, and of itself.

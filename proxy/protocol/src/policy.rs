@@ -104,6 +104,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Every rule, in its order; none where any certificate is admitted.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        self.rules.as_deref().unwrap_or_default()
+    }
+
     /// These rules, of which one must match; without any rule nobody is admitted.
     #[must_use]
     pub const fn new(rules: Vec<Rule>) -> Self {
@@ -174,6 +180,11 @@ impl Policy {
                     && (rule.physical || rule.logical)
             })
         })
+    }
+
+    /// The names that its rules give, in their order: what may be said of a peer where any text of its own must not.
+    pub fn names(&self) -> impl Iterator<Item = &IdentityPattern> {
+        self.rules.iter().flatten().map(|rule| &rule.identity)
     }
 
     /// The rules that can never admit anybody, by their place, and why.

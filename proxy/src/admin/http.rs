@@ -9,17 +9,18 @@ use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
-use super::metrics;
-use crate::health::{Of, unix};
+use super::{metrics, page, ready};
+use crate::health::unix;
 use crate::problem::Problem;
 use crate::snapshot::Facts;
 
@@ -34,6 +35,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+
+/// What the page may do: load its own files, and ask here.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// No page from elsewhere may load an answer, not even without reading it.
+const SAME_ORIGIN_ONLY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// What is answered from.
 pub(crate) struct Http {
@@ -93,11 +100,16 @@ async fn converse(stream: TcpStream, http: Arc<Http>) -> hyper::Result<()> {
 
 impl Http {
     fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response<String> {
-        if !names_this_host(headers, self.listen) {
+        if !names_this_host(headers, uri, self.listen) {
             return reply(
                 StatusCode::MISDIRECTED_REQUEST,
                 TEXT,
-                "the Host header names another host\n",
+                format!(
+                    "the Host header names another host or port: ask for http://{0}/, and through ssh with the same \
+                     port at both ends (ssh -L {1}:{0})\n",
+                    self.listen,
+                    self.listen.port()
+                ),
             );
         }
         if method != Method::GET && method != Method::HEAD {
@@ -108,57 +120,58 @@ impl Http {
         }
         match uri.path() {
             "/healthz" => reply(StatusCode::OK, TEXT, "alive\n"),
-            "/readyz" => self.ready(uri.query() == Some("replication")),
+            "/readyz" => self.ready(uri.query().unwrap_or_default()),
             "/metrics" => match metrics::text(&self.facts) {
                 Ok(text) => reply(StatusCode::OK, metrics::TYPE, text),
                 Err(error) => failed(&error),
             },
-            "/status.json" if self.status => match serde_json::to_string(&self.facts.snapshot()) {
-                Ok(json) => reply(StatusCode::OK, JSON, json),
-                Err(error) => failed(&error),
-            },
-            "/status.json" => reply(
+            path => self.tell(path),
+        }
+    }
+
+    /// The page and what it reads, where that is allowed.
+    fn tell(&self, path: &str) -> Response<String> {
+        let file = page::file(path);
+        let told = match path {
+            "/status.json" | "/history.json" => true,
+            _ => file.is_some(),
+        };
+        match (path, file) {
+            _ if !told => reply(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                "not told here: it needs `status = true` under [admin]\n",
+                "there are /healthz, /readyz, /metrics, /status.json and a page at /\n",
             ),
-            _ => reply(
+            _ if !self.status => reply(
                 StatusCode::NOT_FOUND,
                 TEXT,
-                "there are /healthz, /readyz, /metrics and /status.json\n",
+                "not told here: it needs `status = true` under [admin], and a restart\n",
             ),
+            (_, Some((kind, text))) => reply(StatusCode::OK, kind, text),
+            ("/history.json", None) => json(&self.facts.history()),
+            (_, None) => json(&self.facts.snapshot()),
         }
     }
 
     /// Whether new sessions can be had, and on demand whether one streams.
-    fn ready(&self, replication: bool) -> Response<String> {
-        let mut missing = String::new();
-        if *self.closing.borrow() {
-            missing.push_str("draining: no new sessions\n");
-        }
-        let now = unix(SystemTime::now());
-        for own in self.facts.health.validities() {
-            if own.of == Of::Own && !(own.not_before..=own.not_after).contains(&now) {
-                missing.push_str(&format!(
-                    "the certificate of {} is not valid now\n",
-                    own.name
-                ));
-            }
-        }
-        let streams = || {
-            let sessions = self.facts.snapshot().sessions;
-            sessions
-                .iter()
-                .any(|session| session.activity.as_deref() == Some("streaming"))
-        };
-        if replication && !streams() {
-            missing.push_str("no replication stream\n");
-        }
+    fn ready(&self, query: &str) -> Response<String> {
+        let replication = query
+            .split('&')
+            .any(|word| word.split('=').next() == Some("replication"));
+        let closing = *self.closing.borrow();
+        let missing = ready::missing(&self.facts, closing, replication, unix(SystemTime::now()));
         if missing.is_empty() {
             reply(StatusCode::OK, TEXT, "ready\n")
         } else {
             reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, missing)
         }
+    }
+}
+
+fn json(value: &impl Serialize) -> Response<String> {
+    match serde_json::to_string(value) {
+        Ok(json) => reply(StatusCode::OK, JSON, json),
+        Err(error) => failed(&error),
     }
 }
 
@@ -173,14 +186,13 @@ fn failed(error: &dyn std::error::Error) -> Response<String> {
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Response<String> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    let fixed: [(HeaderName, &'static str); 4] = [
+    let fixed: [(HeaderName, &'static str); 6] = [
         (CONTENT_TYPE, kind),
         (CACHE_CONTROL, "no-store"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (
-            CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (SAME_ORIGIN_ONLY, "same-origin"),
     ];
     for (name, value) in fixed {
         response
@@ -190,15 +202,19 @@ fn reply(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Res
     response
 }
 
-/// Exactly one Host (RFC 9112, section 3.2), with our port or none.
-fn names_this_host(headers: &HeaderMap, listen: SocketAddr) -> bool {
+/// Exactly one Host (RFC 9112, section 3.2), which names us, as does the target if it is in absolute form.
+fn names_this_host(headers: &HeaderMap, uri: &Uri, listen: SocketAddr) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return false;
     };
-    let Ok(host) = host.to_str() else {
-        return false;
-    };
+    let target = uri.authority();
+    host.to_str().is_ok_and(|host| is_ours(host, listen))
+        && target.is_none_or(|target| is_ours(target.as_str(), listen))
+}
+
+/// A name of loopback or the address we listen on, with our port or none.
+fn is_ours(host: &str, listen: SocketAddr) -> bool {
     let port = format!(":{}", listen.port());
     let name = host.strip_suffix(port.as_str()).unwrap_or(host);
     let configured = match listen {

@@ -1,27 +1,30 @@
-//! The snapshot as OpenMetrics, made anew for each scrape: the relay counts nothing on its account.
-//! Labels hold only what this host's configuration and certificates name, never what a peer chooses at will.
+//! What there is to measure, as OpenMetrics, made anew for each scrape: the relay counts nothing on its account. Labels
+//! hold ids of ours and what this host's configuration and certificates name, never what a peer chooses at will.
+//! docs/observability.md lists each metric in these words; a test compares them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::registry::{Registry, Unit};
 
-use crate::health::{Of, Validity};
-use crate::snapshot::{Facts, Lag, Snapshot};
+use super::census::{self, Census, LAGS, Worst};
+use super::exposition::{Labels, Out, labels};
+use super::process::Process;
+use crate::health::{Of, Validity, unix};
+use crate::snapshot::Facts;
 
 pub(super) const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics, as they are now.
 pub(super) fn text(facts: &Facts) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("pgtlsproxy");
-    registry.register_collector(Box::new(Scrape {
-        snapshot: facts.snapshot(),
-        validities: facts.health.validities(),
-    }));
+    let mut registry = Registry::default();
+    let ours = registry.sub_registry_with_prefix("pgtlsproxy");
+    ours.register_collector(Box::new(Scrape::take(facts)));
+    registry.register_collector(Box::new(Process::read()));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
@@ -29,150 +32,304 @@ pub(super) fn text(facts: &Facts) -> Result<String, fmt::Error> {
 
 #[derive(Debug)]
 struct Scrape {
-    snapshot: Snapshot,
-    validities: Vec<Validity>,
+    tunnels: Vec<Census>,
+    limit: usize,
+    own: Vec<Validity>,
+    /// By configured name: of those met within a day, the first to begin and the first to end.
+    peers: BTreeMap<Arc<str>, (i64, i64)>,
+    reloads: (u64, u64),
+    last_reload_successful: bool,
+    /// In Unix time, of the configuration in use.
+    loaded: i64,
 }
 
-/// Label names and values of one sample.
-type Labels<'a> = Vec<(&'static str, &'a str)>;
+impl Scrape {
+    fn take(facts: &Facts) -> Self {
+        let tunnels = census::take(facts);
+        let health = &facts.health;
+        let mut peers = BTreeMap::new();
+        health.each_peer(|peer| {
+            let (begin, end) = (peer.not_before(), peer.not_after());
+            let name = census::name_of(&tunnels, peer);
+            let first = peers.entry(name).or_insert((begin, end));
+            if end < first.1 {
+                *first = (begin, end);
+            }
+        });
+        let own = health.validities().into_iter();
+        let last = health.last_reload();
+        Self {
+            limit: facts.registry.limit(),
+            own: own.filter(|validity| validity.of != Of::Peer).collect(),
+            peers,
+            reloads: health.reloads(),
+            last_reload_successful: last.is_none_or(|last| last.outcome.is_ok()),
+            loaded: unix(health.last_good_reload().unwrap_or(facts.started)),
+            tunnels,
+        }
+    }
+}
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let out = &mut encoder;
-        let snapshot = &self.snapshot;
-        let version = vec![("version", snapshot.version.as_str())];
-        gauges(out, "build_info", "The program", [(version, 1.0)])?;
-        self.sessions(out)?;
-        self.lags(out)?;
-        let ended = snapshot.tunnels.iter().flat_map(|tunnel| {
-            let labels = |end, cause| {
-                vec![
-                    ("tunnel", tunnel.name.as_str()),
-                    ("end", end),
-                    ("cause", cause),
-                ]
-            };
-            let ended = tunnel.ended.iter();
-            ended.map(move |ended| (labels(&*ended.end, &*ended.cause), ended.connections))
-        });
-        counters(out, "ended", "Connections that are over", ended)?;
-        let reloads = [
-            (vec![("outcome", "good")], snapshot.reloads_good),
-            (vec![("outcome", "refused")], snapshot.reloads_refused),
-        ];
-        counters(out, "reloads", "Reloads", reloads)?;
-        let ours = self.validities.iter().filter_map(|validity| {
-            let of = match validity.of {
-                Of::Own => "own",
-                Of::Ca => "ca",
-                Of::Crl => "crl",
-                Of::Peer => return None,
-            };
-            let (name, serial) = (validity.name.as_str(), validity.serial.as_str());
-            let labels = vec![("of", of), ("name", name), ("serial", serial)];
-            Some((labels, validity.not_after as f64))
-        });
-        // A peer chooses its name, which is no label: the first of them to end stands for all.
-        let peers = self.validities.iter().filter(|one| one.of == Of::Peer);
-        let first = peers.map(|one| one.not_after).min().map(|not_after| {
-            let labels = vec![("of", "peer"), ("name", ""), ("serial", "")];
-            (labels, not_after as f64)
-        });
-        let expiries = ours.chain(first);
-        let help = "The last second of a certificate, CA or CRL, in Unix time";
-        gauges(out, "expiry_timestamp_seconds", help, expiries)
+        let out = &mut Out(&mut encoder);
+        let version = labels([("version", env!("CARGO_PKG_VERSION"))]);
+        out.infos("build", "The program", [version])?;
+        self.tunnels(out)?;
+        self.connections(out)?;
+        self.streams(out)?;
+        self.health(out)
     }
 }
 
 impl Scrape {
-    fn sessions(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut sessions: BTreeMap<_, f64> = BTreeMap::new();
-        for session in &self.snapshot.sessions {
-            let state = session.activity.as_deref().unwrap_or("open");
-            let key = (session.tunnel.as_str(), session.kind.as_str(), state);
-            *sessions.entry(key).or_default() += 1.0;
-        }
-        let samples = sessions.into_iter().map(|((tunnel, kind, state), count)| {
-            let labels = vec![("tunnel", tunnel), ("kind", kind), ("state", state)];
-            (labels, count)
+    fn tunnels(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let tunnels = || self.tunnels.iter();
+        let infos = tunnels().map(|tunnel| {
+            labels([
+                ("tunnel", &tunnel.name),
+                ("side", tunnel.side),
+                ("listen", &tunnel.listen),
+            ])
         });
-        gauges(out, "sessions", "Sessions now", samples)?;
-        ConstGauge::new(i64::try_from(self.snapshot.limit).unwrap_or(i64::MAX)).encode(
-            out.encode_descriptor(
-                "sessions_limit",
-                "Sessions that the process may have",
-                None,
-                MetricType::Gauge,
-            )?,
+        out.infos("tunnel", "The tunnels", infos)?;
+        let sessions = tunnels().flat_map(|tunnel| {
+            let name = &tunnel.name;
+            let sessions = tunnel.sessions.iter();
+            sessions.map(move |((kind, identity, state), count)| {
+                let labels = labels([
+                    ("tunnel", &**name),
+                    ("kind", kind),
+                    ("identity", identity),
+                    ("state", state),
+                ]);
+                (labels, *count)
+            })
+        });
+        out.gauges("sessions", None, "Sessions now", sessions)?;
+        out.gauges(
+            "sessions_limit",
+            None,
+            "Sessions that the process may have",
+            [(Vec::new(), self.limit as u64)],
+        )?;
+        let streaming = tunnels().flat_map(|tunnel| {
+            let name = &tunnel.name;
+            let streaming = tunnel.streaming.iter();
+            streaming.map(move |(identity, count)| {
+                let labels = labels([("tunnel", &**name), ("identity", identity)]);
+                (labels, *count)
+            })
+        });
+        out.gauges(
+            "streams",
+            None,
+            "Sessions that stream now; 0 for a configured name without one",
+            streaming,
         )
     }
 
-    /// The worst of each tunnel: what an alarm is about, and as few series as there are tunnels.
-    fn lags(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (mut bytes, mut seconds): (BTreeMap<_, f64>, BTreeMap<_, f64>) = Default::default();
-        let mut silence: BTreeMap<&str, f64> = BTreeMap::new();
-        for session in &self.snapshot.sessions {
-            let Some(stream) = &session.replication else {
-                continue;
-            };
-            if let Some(age) = stream.keepalive_age_seconds {
-                let longest = silence.entry(session.tunnel.as_str()).or_default();
-                *longest = longest.max(age);
-            }
-            let lags: [(&str, Lag); 3] = [
-                ("write", stream.write_lag),
-                ("flush", stream.flush_lag),
-                ("apply", stream.apply_lag),
-            ];
-            for (what, lag) in lags {
-                let key = (session.tunnel.as_str(), what);
-                if let Some(behind) = lag.bytes {
-                    let worst = bytes.entry(key).or_default();
-                    *worst = worst.max(behind as f64);
-                }
-                if let Some(behind) = lag.seconds {
-                    let worst = seconds.entry(key).or_default();
-                    *worst = worst.max(behind);
-                }
-            }
+    fn connections(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let tunnels = || self.tunnels.iter();
+        let accepted = tunnels().map(|tunnel| (of(tunnel), tunnel.tally.accepted()));
+        let help = "Connections accepted";
+        out.counters("connections_accepted", None, help, accepted)?;
+        let ended = tunnels().flat_map(|tunnel| {
+            let ended = tunnel.tally.counts().into_iter();
+            ended.map(|(end, cause, count)| {
+                let labels = labels([("tunnel", &*tunnel.name), ("end", end), ("cause", cause)]);
+                (labels, count)
+            })
+        });
+        let help = "Connections that are over, by how they ended";
+        out.counters("connections_ended", None, help, ended)?;
+        let refusals = tunnels().flat_map(|tunnel| {
+            let refusals = tunnel.tally.refusals().into_iter();
+            refusals.map(|(reason, count)| {
+                let labels = labels([("tunnel", &*tunnel.name), ("reason", reason)]);
+                (labels, count)
+            })
+        });
+        let help = "Connections not admitted, by the id of the problem or how they ended";
+        out.counters("refusals", None, help, refusals)?;
+        let opened = tunnels().map(|tunnel| (of(tunnel), tunnel.tally.opened()));
+        let help = "Sessions that reached their upstream";
+        out.counters("sessions_opened", None, help, opened)?;
+        let bytes = tunnels().flat_map(|tunnel| {
+            let each = |direction| labels([("tunnel", &*tunnel.name), ("direction", direction)]);
+            let totals = tunnel.totals;
+            [
+                (each("to_upstream"), totals.to_upstream),
+                (each("to_downstream"), totals.to_downstream),
+            ]
+        });
+        let help = "Payload relayed, without TLS";
+        out.counters("relayed", Some(Unit::Bytes), help, bytes)?;
+        let handshakes =
+            tunnels().map(|tunnel| (of(tunnel), Cow::Borrowed(&tunnel.tally.handshakes)));
+        let help = "How long TLS handshakes took that succeeded";
+        out.histograms("handshake_duration", help, handshakes)?;
+        let sessions = tunnels().flat_map(|tunnel| {
+            let sessions = tunnel.tally.sessions().into_iter();
+            sessions.map(|(kind, seconds)| {
+                let labels = labels([("tunnel", &*tunnel.name), ("kind", kind)]);
+                (labels, Cow::Owned(seconds))
+            })
+        });
+        let help = "How long sessions lasted that are over";
+        out.histograms("session_duration", help, sessions)
+    }
+
+    /// The worst of each name: what an alarm is about, and as few series as there are names.
+    fn streams(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let each = || {
+            self.tunnels.iter().flat_map(|tunnel| {
+                let streams = tunnel.streams.iter();
+                streams.map(|((kind, identity), worst)| {
+                    let labels = [
+                        ("tunnel", &*tunnel.name),
+                        ("kind", kind),
+                        ("identity", identity),
+                    ];
+                    (labels, worst)
+                })
+            })
+        };
+        let lags = each().flat_map(|(base, worst)| {
+            let lags = LAGS.iter().enumerate();
+            lags.map(move |(place, (_, lag))| {
+                let [tunnel, kind, identity] = base;
+                let labels = labels([tunnel, kind, identity, ("lag", lag)]);
+                (labels, worst.bytes[place], worst.lag[place])
+            })
+        });
+        let lags: Vec<_> = lags.collect();
+        let bytes = lags
+            .iter()
+            .filter_map(|(labels, bytes, _)| Some((labels.clone(), (*bytes)?)));
+        let help = "WAL that the server has and the slowest standby did not confirm";
+        out.gauges("lag", Some(Unit::Bytes), help, bytes)?;
+        let seconds = lags
+            .iter()
+            .filter_map(|(labels, _, seconds)| Some((labels.clone(), (*seconds)?)));
+        let help = "How long the slowest standby takes, or has taken so far, to confirm WAL";
+        out.gauges("lag", Some(Unit::Seconds), help, seconds)?;
+        type Age = fn(&Worst) -> Option<f64>;
+        let ages: [(&str, &str, Age); 3] = [
+            (
+                "wal_age",
+                "Since WAL came by last, the longest of the streams",
+                |worst| worst.wal_age,
+            ),
+            (
+                "keepalive_age",
+                "Since the last keepalive of the server, the longest of the streams",
+                |worst| worst.keepalive_age,
+            ),
+            (
+                "reply_age",
+                "Since the last reply of the standby, the longest of the streams",
+                |worst| worst.reply_age,
+            ),
+        ];
+        for (name, help, age) in ages {
+            let samples = each().filter_map(|(base, worst)| Some((labels(base), age(worst)?)));
+            out.gauges(name, Some(Unit::Seconds), help, samples)?;
         }
-        let label = |((tunnel, what), worst)| (vec![("tunnel", tunnel), ("lag", what)], worst);
-        let help = "How far the slowest standby of the tunnel is behind";
-        gauges(out, "lag_bytes", help, bytes.into_iter().map(label))?;
-        gauges(out, "lag_seconds", help, seconds.into_iter().map(label))?;
-        let ages = silence.into_iter();
-        gauges(
-            out,
-            "keepalive_age_seconds",
-            "Since the last keepalive of a server, the longest of the tunnel",
-            ages.map(|(tunnel, age)| (vec![("tunnel", tunnel)], age)),
+        let given_up = self
+            .tunnels
+            .iter()
+            .map(|tunnel| (of(tunnel), tunnel.totals.not_understood));
+        out.counters(
+            "messages_not_understood",
+            None,
+            "Messages that were passed on and not understood; a direction given up counts once",
+            given_up,
+        )
+    }
+
+    fn health(&self, out: &mut Out<'_, '_>) -> fmt::Result {
+        let times = |time: fn(i64, i64) -> i64| {
+            let own = self.own.iter().map(move |own| {
+                let of = match own.of {
+                    Of::Own => "own",
+                    Of::Ca => "ca",
+                    Of::Crl => "crl",
+                    Of::Peer => "peer",
+                };
+                let labels = labels([("of", of), ("name", &*own.name), ("serial", &*own.serial)]);
+                (labels, time(own.not_before, own.not_after))
+            });
+            let peers = self.peers.iter().map(move |(name, (begin, end))| {
+                let labels = labels([("of", "peer"), ("name", &**name), ("serial", "")]);
+                (labels, time(*begin, *end))
+            });
+            own.chain(peers)
+        };
+        out.gauges(
+            "validity_start_timestamp",
+            Some(Unit::Seconds),
+            "The first second of what expiry_timestamp tells the last of, in Unix time",
+            times(|begin, _| begin),
+        )?;
+        out.gauges(
+            "expiry_timestamp",
+            Some(Unit::Seconds),
+            "The last second of a certificate, CA or CRL, in Unix time; of peers with one name the first to end",
+            times(|_, end| end),
+        )?;
+        let (good, refused) = self.reloads;
+        let reloads = [("good", good), ("refused", refused)];
+        let reloads = reloads.map(|(outcome, count)| (labels([("outcome", outcome)]), count));
+        out.counters("reloads", None, "Reloads since the start", reloads)?;
+        out.gauges(
+            "last_reload_successful",
+            None,
+            "1 if what the files hold is in use, 0 if the last reload was refused",
+            [(Vec::new(), u64::from(self.last_reload_successful))],
+        )?;
+        out.gauges(
+            "last_good_reload_timestamp",
+            Some(Unit::Seconds),
+            "When the settings in use were loaded, in Unix time",
+            [(Vec::new(), self.loaded)],
         )
     }
 }
 
-fn gauges<'a>(
-    out: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
-) -> fmt::Result {
-    let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, value) in samples {
-        family.encode_family(&labels)?.encode_gauge(&value)?;
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut Out(&mut encoder);
+        let cpu = self.cpu_seconds.map(alone);
+        let help = "Processor time used, user and system";
+        out.counters("process_cpu", Some(Unit::Seconds), help, cpu)?;
+        let bytes = Some(Unit::Bytes);
+        let resident = self.resident_bytes.map(alone);
+        out.gauges(
+            "process_resident_memory",
+            bytes.clone(),
+            "Memory in RAM",
+            resident,
+        )?;
+        let reserved = self.virtual_bytes.map(alone);
+        out.gauges("process_virtual_memory", bytes, "Address space", reserved)?;
+        let started = self.start_seconds.map(alone);
+        let help = "When the process was started, in Unix time";
+        out.gauges("process_start_time", Some(Unit::Seconds), help, started)?;
+        let open = self.open_fds.map(alone);
+        out.gauges("process_open_fds", None, "Open file descriptors", open)?;
+        let most = self.max_fds.map(alone);
+        let help = "File descriptors that the process may have";
+        out.gauges("process_max_fds", None, help, most)?;
+        let threads = self.threads.map(alone);
+        out.gauges("process_threads", None, "Threads", threads)
     }
-    Ok(())
 }
 
-fn counters<'a>(
-    out: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    samples: impl IntoIterator<Item = (Labels<'a>, u64)>,
-) -> fmt::Result {
-    let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, value) in samples {
-        let mut sample = family.encode_family(&labels)?;
-        sample.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
-    }
-    Ok(())
+fn of(tunnel: &Census) -> Labels<'_> {
+    labels([("tunnel", &*tunnel.name)])
+}
+
+fn alone<'a, V>(value: V) -> (Labels<'a>, V) {
+    (Vec::new(), value)
 }

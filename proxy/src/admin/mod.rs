@@ -1,8 +1,13 @@
 //! The status socket: whoever may connect (mode 0660) asks `status` and gets a snapshot as JSON. It only reads. A
 //! question is short, an answer is one line, and both have a deadline, so that a stuck reader holds up nobody for long.
 
+mod census;
+mod exposition;
 pub(crate) mod http;
 mod metrics;
+mod page;
+mod process;
+mod ready;
 mod screen;
 
 use std::io;

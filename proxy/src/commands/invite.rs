@@ -2,13 +2,16 @@
 #![expect(clippy::print_stdout, reason = "a command's output")]
 
 use std::io::Write;
+use std::path::Path;
 
 use certs_tool::key::PassphraseSource;
+use certs_tool::profile::NodeName;
+use protocol::escape::escape;
 use serde::Serialize;
 
 use crate::cli::{AllowKind, InviteFlags};
 use crate::control::Invitation;
-use crate::enrol::{Invite, Opened, pending};
+use crate::enrol::{Invite, Opened, Written, left_over, pending, withdraw};
 use crate::problem::Problem;
 
 #[derive(Serialize)]
@@ -18,9 +21,22 @@ struct Pending<'a> {
 }
 
 pub(super) fn run(flags: InviteFlags) -> Result<(), Vec<Problem>> {
+    let pki = flags.pki.clone().unwrap_or_else(|| flags.dir.join("pki"));
     let Some(name) = flags.name.clone().filter(|_| !flags.list) else {
-        return list(&pending(&flags.dir)?, flags.json);
+        let waiting = pending(&flags.dir)?;
+        list(&waiting, flags.json)?;
+        // Who may use the control socket need not be able to read the ledger.
+        for name in left_over(&flags.dir, &pki, &waiting).unwrap_or_default() {
+            let name = escape(&name);
+            eprintln!(
+                "The rule for cn:{name} is left of an invitation that waits no longer: pgtlsproxy invite {name} --withdraw takes it out."
+            );
+        }
+        return Ok(());
     };
+    if flags.withdraw {
+        return take_back(&flags.dir, &pki, &name);
+    }
     let kinds = &flags.allow;
     let replication: Vec<String> = kinds
         .iter()
@@ -34,7 +50,7 @@ pub(super) fn run(flags: InviteFlags) -> Result<(), Vec<Problem>> {
             .then(|| flags.from.iter().map(ToString::to_string).collect()),
         public: flags.public,
         valid: flags.valid,
-        pki: flags.pki.unwrap_or_else(|| flags.dir.join("pki")),
+        pki,
         directory: flags.dir,
         passphrase: flags
             .passphrase_file
@@ -49,7 +65,7 @@ pub(super) fn run(flags: InviteFlags) -> Result<(), Vec<Problem>> {
         invite.directory.join("pgtlsproxy.toml"),
     );
     let opened = Opened::open(invite)?;
-    if opened.rule_written {
+    if opened.rule != Written::AsItWas {
         eprintln!("The rule for cn:{name} stands in {}.", config.display());
     }
     eprintln!(
@@ -77,6 +93,21 @@ pub(super) fn run(flags: InviteFlags) -> Result<(), Vec<Problem>> {
         joined.address,
         joined.certificate.display()
     );
+    Ok(())
+}
+
+fn take_back(directory: &Path, pki: &Path, name: &NodeName) -> Result<(), Vec<Problem>> {
+    let withdrawn = withdraw(directory, pki, name)?;
+    match withdrawn.invitations {
+        0 => eprintln!("No invitation of {name} waits."),
+        _ => eprintln!("The invitation of {name} is withdrawn."),
+    }
+    if withdrawn.rules > 0 {
+        eprintln!("The rule that was written for it is taken out.");
+    }
+    if withdrawn.joined {
+        eprintln!("{name} is a node, and stays one: pgtlsproxy remove {name} ends that.");
+    }
     Ok(())
 }
 

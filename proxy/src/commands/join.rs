@@ -1,19 +1,25 @@
 //! `pgtlsproxy join`: from a token to the files of a node.
 
 use std::io::{BufRead, Read};
+use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
+use super::standby;
 use crate::cli::JoinFlags;
 use crate::enrol::{Join, Member};
 use crate::problem::Problem;
+use crate::renew::TIMER_UNIT;
+use crate::setup::{self, Way};
 
 /// Longer than any token; what is, is none.
 const LONGEST_LINE: u64 = 4096;
 
-pub(super) fn run(flags: JoinFlags) -> Result<(), Vec<Problem>> {
+pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
     let token = Zeroizing::new(flags.token);
     let token = if *token == "-" { read_line()? } else { token };
+    let wishes = standby::wishes(&flags.standby, &flags.dir)?;
+    setup::ensure_user(&flags.dir, &flags.standby.os_user).map_err(|problem| vec![problem])?;
     let join = Join {
         directory: flags.dir,
         listen: flags.listen,
@@ -21,8 +27,26 @@ pub(super) fn run(flags: JoinFlags) -> Result<(), Vec<Problem>> {
         socket_directory: flags.socket_dir,
         force: flags.force,
     };
-    show(&join.run(&token)?);
-    Ok(())
+    let member = join.run(&token)?;
+    show(&member);
+    let place = setup::standby_place(wishes.cluster.as_deref(), wishes.pgdata.as_deref());
+    let next = match place {
+        _ if flags.no_setup => "pgtlsproxy setup standby",
+        None => "pgtlsproxy setup standby --pgdata DIR (no PostgreSQL is found by itself)",
+        Some(true) if wishes.way != Way::Replace => {
+            "pgtlsproxy setup standby --replace (PostgreSQL here holds data already: they are moved aside, never deleted)"
+        }
+        Some(_) => return standby::make(&wishes),
+    };
+    if member.timer_written {
+        eprintln!("Its certificate renews itself by: systemctl enable --now {TIMER_UNIT}");
+    }
+    eprintln!(
+        "Next: pgtlsproxy run --config {}\n      {next}\n      (PostgreSQL here goes out by host={} port=5442)",
+        member.config.display(),
+        member.socket_directory.display()
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 fn read_line() -> Result<Zeroizing<String>, Vec<Problem>> {
@@ -72,11 +96,4 @@ fn show(member: &Member) {
             member.inviter
         ),
     }
-    eprintln!(
-        "Next: pgtlsproxy run --config {}\n      then, as PostgreSQL's OS user, with the role that the primary has for it:\n      \
-         pg_basebackup -d 'host={} port=5442 user=replicator application_name={}' -R -D DATA_DIRECTORY",
-        member.config.display(),
-        member.socket_directory.display(),
-        member.name
-    );
 }

@@ -5,7 +5,10 @@ mod demo;
 mod doctor;
 mod invite;
 mod join;
+mod remove;
+mod renew;
 mod setup;
+mod standby;
 mod status;
 
 use std::process::ExitCode;
@@ -28,7 +31,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Vec<Problem>> {
         Command::Setup(command) => setup::run(&command),
         Command::Status(flags) => status::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::Invite(flags) => invite::run(flags).map(|()| ExitCode::SUCCESS),
-        Command::Join(flags) => join::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Join(flags) => join::run(flags),
+        Command::Renew(flags) => renew::run(flags).map(|()| ExitCode::SUCCESS),
+        Command::Remove(flags) => remove::run(flags).map(|()| ExitCode::SUCCESS),
         Command::Doctor(flags) => doctor::run(&flags),
         Command::Demo(flags) => demo::run(&flags).map(|()| ExitCode::SUCCESS),
     }

@@ -10,13 +10,17 @@ use zeroize::Zeroizing;
 use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
 use crate::problem::Problem;
 use crate::setup::{
-    self, Cluster, Disk, FileChange, Journal, Rights, Server, Sidecar, SqlEntry, Undone, Wanted,
-    Wishes,
+    self, Cluster, Disk, Facts, FileChange, Journal, LoginBy, PrimaryReport, ReportedFile, Rights,
+    Server, Sidecar, SqlEntry, UndoReport, Undone, Wanted, Wishes,
 };
+
+/// Where a proxy listens unless told.
+const PROXY_PORT: u16 = 5443;
 
 pub(super) fn run(command: &SetupCommand) -> Result<ExitCode, Vec<Problem>> {
     match command {
         SetupCommand::Primary(flags) => primary(flags).map(|()| ExitCode::SUCCESS),
+        SetupCommand::Standby(flags) => super::standby::run(flags),
         SetupCommand::Undo(flags) => undo(flags)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|problem| vec![problem]),
@@ -35,6 +39,28 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
     };
     let cluster = setup::find(wanted).map_err(one)?;
     let server = Server::of(&cluster);
+    let facts = setup::gather(&cluster, server.as_ref(), &flags.role).map_err(one)?;
+    let (host, port) = public(flags.public.as_deref()).map_err(one)?;
+    let mut name = flags
+        .name
+        .clone()
+        .unwrap_or_else(|| host.split('.').next().unwrap_or(&host).to_owned());
+    if flags.external_tls {
+        // A key belongs to one OS user: a proxy beside it has its own.
+        name.push_str("-postgresql");
+    }
+    let directory = std::path::absolute(&flags.dir).unwrap_or_else(|_| flags.dir.clone());
+    let port = match (port, flags.external_tls) {
+        (Some(port), _) => port,
+        (None, false) => PROXY_PORT,
+        (None, true) => facts.port(),
+    };
+    let sidecar = Sidecar {
+        directory: &directory,
+        name: &name,
+        host: &host,
+        port,
+    };
     let wishes = Wishes {
         role: flags.role.clone(),
         os_user: flags.os_user.clone(),
@@ -44,51 +70,60 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         slot_sync: flags.slot_sync,
         fix_trust: flags.fix_trust,
         slot: flags.slot,
-        password: flags
-            .password
-            .then(read_password)
-            .transpose()
-            .map_err(one)?,
+        login: login(flags, &facts, &sidecar).map_err(one)?,
     };
-    let (host, port) = public(flags.public.as_deref()).map_err(one)?;
-    let name = flags
-        .name
-        .clone()
-        .unwrap_or_else(|| host.split('.').next().unwrap_or(&host).to_owned());
-    let sidecar = Sidecar {
-        directory: &flags.dir,
-        name: &name,
-        host: &host,
-        port,
+    let certificates = sidecar.missing_certificates();
+    let mut report = PrimaryReport {
+        format: setup::FORMAT,
+        cluster: cluster.label.clone(),
+        version: cluster.major.to_string(),
+        running: server.is_some(),
+        dry_run: flags.dry_run,
+        ..PrimaryReport::default()
     };
-    let facts = setup::gather(&cluster, server.as_ref(), &wishes.role).map_err(one)?;
     let plan = setup::plan_primary(&Disk, &facts, &wishes)?;
-    let own: Vec<FileChange> = sidecar
-        .configuration_change(&facts, &wishes)
-        .map_err(one)?
-        .into_iter()
-        .chain(sidecar.unit_change(&cluster, &wishes.os_user))
-        .collect();
+    // With PostgreSQL's own TLS there is no proxy.
+    let mut own: Vec<FileChange> = Vec::new();
+    let mut key_owner = &wishes.os_user;
+    if let LoginBy::Certificate(tls) = &wishes.login {
+        key_owner = &cluster.owner.name;
+        report.standbys = setup::needs(&wishes, tls, &host, port);
+    } else {
+        own.extend(sidecar.configuration_change(&facts, &wishes).map_err(one)?);
+        own.extend(sidecar.unit_change(&cluster, &wishes.os_user));
+        own.extend(sidecar.timer_changes());
+    }
     for warning in &plan.warnings {
         eprintln!("pgtlsproxy: {warning}");
     }
-    let certificates = sidecar.missing_certificates();
+    report.warnings.clone_from(&plan.warnings);
+    report.files = plan.files.iter().chain(&own).map(reported).collect();
+    report.changed = !(plan.is_empty() && own.is_empty() && certificates.is_empty());
+    report.restart_needed.clone_from(&plan.restart_for);
     if server.is_none() {
         eprintln!(
             "PostgreSQL {} ({}) does not run: role and slots are made when it does; run this again then.",
             cluster.major, cluster.label
         );
     }
-    if plan.is_empty() && own.is_empty() && certificates.is_empty() {
+    if !report.changed {
         eprintln!("{}: nothing to do", cluster.label);
-        return Ok(());
+        return show(flags.json, &report);
     }
+    let (now, later): (Vec<_>, Vec<_>) = plan.sql.iter().partition(|change| !change.after_restart);
+    let words = |changes: &[&setup::SqlChange]| -> Vec<String> {
+        changes.iter().map(|change| change.what.clone()).collect()
+    };
+    report.steps = [certificates, words(&now)].concat();
+    report.later = words(&later);
     if flags.dry_run {
-        show(&plan.files, &own);
-        for step in certificates
-            .iter()
-            .chain(plan.sql.iter().map(|change| &change.what))
-        {
+        if flags.json {
+            return show(true, &report);
+        }
+        for file in &report.files {
+            print!("{}", file.diff);
+        }
+        for step in report.steps.iter().chain(&report.later) {
             println!("# {step}");
         }
         if !plan.restart_for.is_empty() {
@@ -99,7 +134,15 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
 
     let mut journal = Journal::open(&flags.dir.join("setup")).map_err(one)?;
     journal.note_cluster(&cluster.data).map_err(one)?;
-    sidecar.make_certificates(&wishes.os_user).map_err(one)?;
+    if !flags.external_tls {
+        setup::ensure_user(&flags.dir, &wishes.os_user).map_err(one)?;
+    }
+    sidecar
+        .make_certificates(key_owner, &mut journal)
+        .map_err(one)?;
+    if let LoginBy::Certificate(tls) = &wishes.login {
+        setup::check_readable(&cluster, tls).map_err(one)?;
+    }
     let postgres = rights(&cluster.config_file, 0o644);
     setup::apply_files(
         &mut journal,
@@ -116,42 +159,36 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
             .map_err(one)?;
         eprintln!("wrote {}", change.path.display());
     }
-    let Some(server) = server else {
-        return Ok(());
-    };
-    tell(
-        &mut journal,
-        &server,
-        plan.sql.iter().filter(|change| !change.after_restart),
-    )
-    .map_err(one)?;
-    if plan.restart_for.is_empty() {
-        return Ok(());
+    if !flags.external_tls && setup::by_systemd(&flags.dir) {
+        setup::start_unit().map_err(one)?;
     }
-    if !flags.restart {
+    if let Some(server) = &server {
+        tell(&mut journal, server, &now).map_err(one)?;
+        if !plan.restart_for.is_empty() && flags.restart {
+            setup::restart(&cluster).map_err(one)?;
+            eprintln!("restarted {}", cluster.label);
+            tell(&mut journal, server, &later).map_err(one)?;
+            report.restarted = true;
+            report.restart_needed.clear();
+            report.steps.append(&mut report.later);
+        }
+    }
+    if !report.restart_needed.is_empty() {
         eprintln!(
             "PostgreSQL must be restarted for {}: do so, or run this again with --restart.",
             plan.restart_for.join(", ")
         );
-        if plan.sql.iter().any(|change| change.after_restart) {
+        if !report.later.is_empty() {
             eprintln!("Slots can be made only after that: run this again then.");
         }
-        return Ok(());
     }
-    setup::restart(&cluster).map_err(one)?;
-    eprintln!("restarted {}", cluster.label);
-    tell(
-        &mut journal,
-        &server,
-        plan.sql.iter().filter(|change| change.after_restart),
-    )
-    .map_err(one)
+    show(flags.json, &report)
 }
 
-fn tell<'a>(
+fn tell(
     journal: &mut Journal,
     server: &Server,
-    changes: impl Iterator<Item = &'a setup::SqlChange>,
+    changes: &[&setup::SqlChange],
 ) -> Result<(), Problem> {
     for change in changes {
         if let Some(undo) = &change.undo {
@@ -166,14 +203,25 @@ fn tell<'a>(
     Ok(())
 }
 
-fn show(postgres: &[FileChange], own: &[FileChange]) {
-    for change in postgres.iter().chain(own) {
-        let old = fs::read(&change.path).ok();
-        print!(
-            "{}",
-            setup::unified(&change.path, old.as_deref(), &change.new)
-        );
+fn reported(change: &FileChange) -> ReportedFile {
+    let old = fs::read(&change.path).ok();
+    ReportedFile {
+        diff: setup::unified(&change.path, old.as_deref(), &change.new),
+        created: old.is_none(),
+        path: change.path.clone(),
     }
+}
+
+/// What belongs on standard output: for programs everything, for a person what he has to carry to the standbys.
+fn show(json: bool, report: &PrimaryReport) -> Result<(), Vec<Problem>> {
+    if json {
+        println!("{}", setup::json(report).map_err(one)?);
+    } else {
+        for standby in &report.standbys {
+            print!("{}", standby.text());
+        }
+    }
+    Ok(())
 }
 
 /// The owner of this file or directory, for a new one beside it.
@@ -183,8 +231,29 @@ fn rights(path: &Path, mode: u32) -> Rights {
     Rights { mode, uid, gid }
 }
 
+/// A password is asked for only where one is to be given to the role.
+fn login(flags: &SetupPrimary, facts: &Facts, sidecar: &Sidecar<'_>) -> Result<LoginBy, Problem> {
+    if flags.external_tls {
+        return Ok(LoginBy::Certificate(sidecar.tls(&flags.from)?));
+    }
+    if !flags.password {
+        return Ok(LoginBy::OsUser);
+    }
+    let Some(running) = facts.running.as_ref().filter(|found| !found.in_recovery) else {
+        return Ok(LoginBy::Password(None));
+    };
+    if running.has_password {
+        eprintln!(
+            "Role {} has a password; it stays (`\\password {0}` in psql changes it).",
+            flags.role
+        );
+    }
+    let needed = !running.has_password && !flags.dry_run;
+    Ok(LoginBy::Password(needed.then(read_password).transpose()?))
+}
+
 /// One line from standard input: never from the command line, which everybody on the host can see.
-fn read_password() -> Result<Zeroizing<String>, Problem> {
+pub(super) fn read_password() -> Result<Zeroizing<String>, Problem> {
     eprintln!("Password of the role, one line on standard input:");
     let mut line = Zeroizing::new(String::new());
     let read = std::io::stdin().read_line(&mut line);
@@ -200,8 +269,8 @@ fn read_password() -> Result<Zeroizing<String>, Problem> {
     Ok(password)
 }
 
-fn public(given: Option<&str>) -> Result<(String, u16), Problem> {
-    const PORT: u16 = 5443;
+/// Host and port, where one is given.
+fn public(given: Option<&str>) -> Result<(String, Option<u16>), Problem> {
     let wrong = |text: &str| {
         Problem::new(
             "G17",
@@ -212,29 +281,42 @@ fn public(given: Option<&str>) -> Result<(String, u16), Problem> {
     };
     let Some(text) = given else {
         let name = nix::unistd::gethostname().map_err(|_| wrong(""))?;
-        return Ok((name.to_string_lossy().into_owned(), PORT));
+        return Ok((name.to_string_lossy().into_owned(), None));
     };
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() => {
             let port = port.parse().map_err(|_| wrong(text))?;
-            Ok((host.trim_matches(['[', ']']).to_owned(), port))
+            Ok((host.trim_matches(['[', ']']).to_owned(), Some(port)))
         }
-        None if !text.is_empty() => Ok((text.to_owned(), PORT)),
+        None if !text.is_empty() => Ok((text.to_owned(), None)),
         _ => Err(wrong(text)),
     }
 }
 
 fn undo(flags: &SetupUndo) -> Result<(), Problem> {
+    let report = undo_all(flags)?;
+    if flags.json {
+        println!("{}", setup::json(&report)?);
+    }
+    Ok(())
+}
+
+fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
+    let mut report = UndoReport {
+        format: setup::FORMAT,
+        ..UndoReport::default()
+    };
     let directory = flags.dir.join("setup");
     if !directory.exists() {
         eprintln!("{}: nothing to undo", flags.dir.display());
-        return Ok(());
+        return Ok(report);
     }
     let mut journal = Journal::open(&directory)?;
     if journal.is_empty() {
         eprintln!("{}: nothing to undo", flags.dir.display());
-        return Ok(());
+        return Ok(report);
     }
+    report.changed = true;
     let cluster: Option<Cluster> = journal
         .cluster()
         .and_then(|data| setup::find(Wanted::DataDirectory(data)).ok());
@@ -244,6 +326,7 @@ fn undo(flags: &SetupUndo) -> Result<(), Problem> {
         for entry in &told {
             server.query(&entry.undo)?;
             eprintln!("undid: {}", entry.what);
+            report.steps.push(entry.what.clone());
         }
         journal.forget_sql()?;
     } else {
@@ -252,9 +335,11 @@ fn undo(flags: &SetupUndo) -> Result<(), Problem> {
                 "PostgreSQL does not run; this stays: {} (undo: {})",
                 entry.what, entry.undo
             );
+            report.left.push(entry.what.clone());
         }
     }
-    for undone in journal.undo_files()? {
+    report.files = journal.undo_files()?;
+    for undone in &report.files {
         match undone {
             Undone::Restored(path) => eprintln!("restored {}", path.display()),
             Undone::Removed(path) => eprintln!("removed {}", path.display()),
@@ -274,8 +359,9 @@ fn undo(flags: &SetupUndo) -> Result<(), Problem> {
     if let Some(server) = &server {
         server.query("SELECT pg_reload_conf()")?;
     }
+    super::standby::undo(&mut journal)?;
     eprintln!(
         "Roles, certificates and the CA stay. Settings that need a restart go with the next one."
     );
-    Ok(())
+    Ok(report)
 }

@@ -89,6 +89,8 @@ pub(crate) struct Client {
 pub(crate) struct Node {
     pub(crate) state: Option<PathBuf>,
     pub(crate) crl_interval: Option<String>,
+    pub(crate) renew_from: Option<Vec<String>>,
+    pub(crate) renew_name: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -51,6 +51,8 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
             file.node.crl_interval.as_deref(),
             Duration::from_secs(60),
         ),
+        renew_from: findings.renew_from(&file.node),
+        renew_name: file.node.renew_name.clone(),
     };
     let mut tunnels = Vec::new();
     for (index, server) in file.server.iter().enumerate() {
@@ -153,6 +155,22 @@ impl Findings {
             );
         }
         Some(base.join(state).join(KEPT_CRL))
+    }
+
+    fn renew_from(&mut self, node: &file::Node) -> Vec<crate::net::Target> {
+        let targets = node.renew_from.iter().flatten();
+        let targets: Vec<crate::net::Target> = targets
+            .filter_map(|target| self.parse("node", "renew_from", target))
+            .collect();
+        match &node.renew_name {
+            Some(name) => self.server_name("node", "renew_name", name),
+            None => {
+                for target in &targets {
+                    self.server_name("node", "renew_from", &target.host);
+                }
+            }
+        }
+        targets
     }
 
     fn admin_listen(&mut self, text: Option<&str>) -> Option<SocketAddr> {

@@ -62,21 +62,46 @@ pub(crate) struct IdentityFiles {
 }
 
 impl IdentityFiles {
-    /// Every file that is read, so that a change of one can be noticed.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+    /// Every file that is read, so that a change of one can be noticed. The next key does not count before its
+    /// certificate is there.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
         [&self.cert, &self.key, &self.ca]
             .into_iter()
             .chain(&self.crl)
             .chain(&self.kept_crl)
-            .map(PathBuf::as_path)
+            .cloned()
+            .chain([self.renewal_note()])
+            .collect()
+    }
+
+    /// The key that a renewal puts in the place of `key`. Until it lies there, after the certificate, it counts here.
+    pub(crate) fn next_key(&self) -> PathBuf {
+        beside(&self.key, "next")
+    }
+
+    /// What keeps the certificate from being renewed, while something does.
+    pub(crate) fn renewal_note(&self) -> PathBuf {
+        beside(&self.cert, "renewal")
     }
 }
 
 /// What goes on between nodes beside the sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
     /// How often CRLs are exchanged with the targets of client tunnels.
     pub(crate) crl_interval: Duration,
+    /// The CA's host, which is asked for the next certificate; empty: the targets of the client tunnels.
+    pub(crate) renew_from: Vec<Target>,
+    /// The name in its certificate; None: each target's own host.
+    pub(crate) renew_name: Option<String>,
+}
+
+/// `PATH.END`.
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(end);
+    name.into()
 }
 
 /// What an expired CRL means. An expired CRL is the commonest outage that people make for themselves.

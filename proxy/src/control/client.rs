@@ -1,6 +1,7 @@
 //! A command's end of the control socket. It blocks: a command does one thing at a time.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +38,19 @@ impl Daemon {
             ask,
         })?;
         Ok(daemon)
+    }
+
+    /// What ends the waiting for the daemon's word, from another thread.
+    pub(crate) fn hanging_up(&self) -> Result<impl FnOnce() + Send + 'static, Vec<Problem>> {
+        let stream = self
+            .stream
+            .get_ref()
+            .try_clone()
+            .map_err(|error| vec![unreachable(&self.path, &error)])?;
+        Ok(move || {
+            // It may have ended by itself.
+            let _ = stream.shutdown(Shutdown::Both);
+        })
     }
 
     /// From now on waits as long as it takes.

@@ -75,6 +75,16 @@ impl Invitations {
         known.ended.push_back((id.to_owned(), over));
     }
 
+    /// Ends the invitations of this name; how many. Their commands are told by the end of their channel.
+    pub(super) fn withdraw(&self, name: &str) -> usize {
+        let mut known = self.known();
+        let before = known.waiting.len();
+        known
+            .waiting
+            .retain(|_, (invitation, _)| invitation.name != name);
+        before - known.waiting.len()
+    }
+
     /// Those that wait, the one that ends first before the others.
     pub(super) fn list(&self) -> Vec<Invitation> {
         let mut list: Vec<_> = self
@@ -140,7 +150,7 @@ fn not_waiting(over: Option<Over>) -> Problem {
         Some(Over::TakenBack) => (
             "E13",
             "this token was taken back",
-            "the command that made it has ended",
+            "it was withdrawn, or the command that made it has ended",
         ),
         None => (
             "E14",

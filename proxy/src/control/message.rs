@@ -1,7 +1,7 @@
 //! What commands and daemon say to each other on the control socket: one JSON object a line, versioned and bounded.
 //! A secret is never among it: an enrolment is judged by the command, from the proof and what it is bound to.
 
-use protocol::node::{Answer, Enrol, Refused};
+use protocol::node::{Answer, Certificates, Enrol, Refused};
 use serde::{Deserialize, Serialize};
 
 /// Of this socket's language.
@@ -27,6 +27,27 @@ pub(crate) enum Ask {
     Invite(Invitation),
     /// Which invitations wait.
     Invitations,
+    /// The requests for renewal that wait, one after the other; each wants a [`Ruling`].
+    Renewals,
+    /// This is what every node should know of the CAs: the certificate in it is empty.
+    News(Box<Certificates>),
+    /// Let the invitations of this name wait no longer.
+    Withdraw { name: String },
+    /// Take these CRLs (PEM) as if another node had sent them, and read every file again.
+    Crl { crls: Vec<String> },
+    /// How far the CRLs of now have got, and what this node still does.
+    Spread { name: String },
+}
+
+/// How far the CRLs of now have got.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Spread {
+    /// Live sessions of the node that was asked for.
+    pub(crate) sessions: usize,
+    /// The SHA-256 of each CRL that handshakes go by here.
+    pub(crate) crls: Vec<String>,
+    /// The nodes that were heard of since the daemon's start, and whether each has shown all of these CRLs.
+    pub(crate) nodes: Vec<(String, bool)>,
 }
 
 /// An invitation as the daemon knows it.
@@ -63,6 +84,35 @@ pub(crate) enum Reply {
     Sent { sent: bool },
     /// The invitation's time is over.
     Late,
+    /// A node asks for its next certificate; a [`Ruling`] is wanted.
+    Renewal(Renewal),
+    /// The invitation was withdrawn by another command.
+    Withdrawn,
+    /// So many invitations were withdrawn.
+    WithdrawnMany { invitations: usize },
+    /// How far the CRLs have got.
+    Spread(Spread),
+}
+
+/// A request for renewal as the daemon holds it. Whether it is genuine, its signature tells to whoever signs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Renewal {
+    /// The certificate that was shown, in hexadecimal DER.
+    pub(crate) certificate: String,
+    /// The certificate request, as PEM.
+    pub(crate) request: String,
+    /// Its signature by the key of that certificate, in hexadecimal.
+    pub(crate) signature: String,
+}
+
+/// The command's word on a renewal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ruling", rename_all = "snake_case")]
+pub(crate) enum Ruling {
+    /// The certificate, as PEM.
+    Signed { certificate: String },
+    /// Why there is none.
+    Refused { refused: Refused },
 }
 
 /// The command's word on an enrolment.

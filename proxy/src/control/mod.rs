@@ -4,6 +4,7 @@
 mod client;
 mod invitations;
 mod message;
+mod renewals;
 
 use std::io;
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
+use protocol::identity::Fingerprint;
 use protocol::node::Refused;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,13 +22,17 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::net::{Listener, Peer, Stream};
+use crate::node;
 use crate::problem::Problem;
 use crate::reload::ReloadHandle;
+use crate::session::{Live, Registry};
+use crate::tls::{Credentials, PeerCertificate};
 
 pub(crate) use client::Daemon;
 pub(crate) use invitations::{Case, Decided, Invitations};
-pub(crate) use message::{Ask, Invitation, Over, Reply, Verdict};
+pub(crate) use message::{Ask, Invitation, Over, Renewal, Reply, Ruling, Spread, Verdict};
 use message::{Asked, LONGEST_LINE, VERSION};
+pub(crate) use renewals::{Renewals, Standing};
 
 /// Commands at a time.
 const MOST: usize = 80;
@@ -53,7 +59,40 @@ pub(crate) fn listen(path: &Path) -> Result<Listener, Problem> {
 #[derive(Clone)]
 pub(crate) struct Desk {
     pub(crate) invitations: Arc<Invitations>,
+    pub(crate) renewals: Arc<Renewals>,
     pub(crate) reload: ReloadHandle,
+    pub(crate) node: Arc<node::Service>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
+}
+
+impl Desk {
+    /// Takes CRLs that a command brings, and loads them.
+    async fn take(&self, crls: &[String]) -> Result<(), Vec<Problem>> {
+        let offered =
+            node::from_pem(crls).map_err(|why| vec![not_understood(&io::Error::other(why))])?;
+        let credentials = Arc::clone(&self.credentials.borrow());
+        let keeper = &self.node.keeper;
+        keeper.take(&credentials, offered, "a command").await;
+        self.reload.ask().await
+    }
+
+    fn spread(&self, name: &str) -> Spread {
+        let credentials = Arc::clone(&self.credentials.borrow());
+        let crls = credentials.crls();
+        let is_of = |live: &&Arc<Live>| {
+            let of = |peer: &PeerCertificate| peer.identity.common_name() == Some(name);
+            live.certificates().any(of)
+        };
+        Spread {
+            sessions: self.registry.all().iter().filter(is_of).count(),
+            crls: crls
+                .iter()
+                .map(|der| Fingerprint::of(der).to_string())
+                .collect(),
+            nodes: self.node.heard.of(crls),
+        }
+    }
 }
 
 /// Serves commands until `closing`.
@@ -115,6 +154,20 @@ impl Conversation {
                 let invitations = desk.invitations.list();
                 self.write(&Reply::Invitations { invitations }).await
             }
+            Ask::Renewals => self.renew(&desk.renewals).await,
+            Ask::News(news) => {
+                desk.renewals.tell(*news);
+                self.write(&Reply::Done).await
+            }
+            Ask::Withdraw { name } => {
+                let invitations = desk.invitations.withdraw(&name);
+                self.write(&Reply::WithdrawnMany { invitations }).await
+            }
+            Ask::Crl { crls } => match desk.take(&crls).await {
+                Ok(()) => self.write(&Reply::Done).await,
+                Err(problems) => self.refuse(problems).await,
+            },
+            Ask::Spread { name } => self.write(&Reply::Spread(desk.spread(&name))).await,
             Ask::Invite(invitation) => match desk.invitations.wait(invitation.clone()) {
                 Ok(cases) => {
                     info!(name = invitation.name, "an invitation waits");
@@ -156,6 +209,7 @@ impl Conversation {
                 reply,
             }) = case
             else {
+                self.write(&Reply::Withdrawn).await?;
                 return Ok(Over::TakenBack);
             };
             let binding = hex(&binding);
@@ -178,6 +232,20 @@ impl Conversation {
                 return Ok(over);
             }
         }
+    }
+
+    /// Carries requests for renewal to the command and its rulings back, until none waits that this command has not
+    /// seen; those that come meanwhile have their turn the next time.
+    async fn renew(&mut self, renewals: &Renewals) -> io::Result<()> {
+        for renewal in renewals.waiting() {
+            self.write(&Reply::Renewal(renewal.clone())).await?;
+            let ruling = timeout(VERDICT_TAKES, self.read::<Ruling>(&mut Vec::new())).await??;
+            let Some(ruling) = ruling else {
+                return Ok(());
+            };
+            renewals.rule(&renewal, ruling);
+        }
+        self.write(&Reply::Done).await
     }
 
     /// One line; None at the end. What has come of an unfinished line stays in `line`.
@@ -222,6 +290,25 @@ fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
 /// Lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bytes of an even number of hexadecimal digits.
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|digit| {
+            digit
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        })
+        .collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    Some(
+        digits
+            .chunks_exact(2)
+            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+            .collect(),
+    )
 }
 
 /// How long it is until this second (Unix time) is over.

@@ -7,7 +7,6 @@
 )]
 
 mod account;
-mod interrupt;
 mod pki;
 mod process;
 mod server;
@@ -18,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use crate::problem::Problem;
 
+use crate::interrupt::Interrupt;
 use account::Account;
-use interrupt::Interrupt;
 use server::{Programs, Server};
 use sidecar::Sidecar;
 

@@ -11,7 +11,7 @@ use crate::reload::Checked;
 use crate::tls::Credentials;
 
 /// This node as rules have it.
-pub(super) fn own(identity: &Identity) -> Option<String> {
+pub(crate) fn own(identity: &Identity) -> Option<String> {
     identity
         .common_name()
         .map(|name| format!("cn:{name}"))

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Group, Uid};
 use tempfile::Builder;
 
@@ -30,6 +31,8 @@ pub(super) const KEY: &str = "node.key";
 pub(super) const CERTIFICATE: &str = "node.crt";
 pub(super) const CA: &str = "ca.crt";
 pub(super) const CRL: &str = "ca.crl";
+/// How the names begin under which files wait for their places.
+const STAGING: &str = ".join-";
 const NAMES: [&str; 5] = [KEY, CERTIFICATE, CA, CRL, CONFIG];
 
 /// Refuses a directory that holds one of the files already.
@@ -44,7 +47,7 @@ pub(super) fn refuse_existing(directory: &Path) -> Result<(), Problem> {
             "E06",
             format!("{} exists already", path.display()),
             "this host may be a node; nothing was changed, and the token has not been used",
-            "--force replaces its files; --dir DIR makes a second node",
+            "`pgtlsproxy setup standby` goes on from there; --force replaces its files, --dir DIR makes a second node",
         )),
     }
 }
@@ -61,7 +64,7 @@ pub(super) fn rehearse(directory: &Path, config: &str) -> Result<(), Vec<Problem
     };
     fs::create_dir_all(directory).map_err(failed)?;
     let mut file = Builder::new()
-        .prefix(".join-")
+        .prefix(STAGING)
         .suffix(".toml")
         .tempfile_in(directory)
         .map_err(failed)?;
@@ -80,9 +83,11 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
         )]
     };
     fs::create_dir_all(directory).map_err(failed)?;
+    let _turn = turn(directory).map_err(failed)?;
+    sweep(directory);
     // 0700: until they are in place, the files are nobody else's business.
     let staging = Builder::new()
-        .prefix(".join-")
+        .prefix(STAGING)
         .tempdir_in(directory)
         .map_err(failed)?;
     let contents = [
@@ -104,6 +109,27 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
         .and_then(|directory| directory.sync_all())
         .map_err(failed)?;
     Ok(checked)
+}
+
+/// One at a time puts a node's files into a directory; the lock is on the directory itself, so that nothing is left of it.
+fn turn(directory: &Path) -> io::Result<Flock<File>> {
+    Flock::lock(File::open(directory)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+/// Removes what a run has left that was killed: a key among it. Nobody else is at work here now.
+fn sweep(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(STAGING.as_bytes()) {
+            continue;
+        }
+        // What cannot be removed is told by nobody who could do more about it: its owner alone reads it.
+        let _ = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+            _ => fs::remove_file(entry.path()),
+        };
+    }
 }
 
 /// Makes a directory that the daemon writes in; `mode` is for where its group exists.

@@ -14,17 +14,20 @@ use certs_tool::request::Request;
 use certs_tool::store::Existing;
 use protocol::escape::escape;
 use protocol::node::{Answer, Certificates, Enrol, Enrolled, Grant, Refused};
+use protocol::policy::Names;
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::host::{endpoints, own, pin};
-use super::proof::{Prover, from_hex, invitation_id, is_proof, prove};
-use super::rules::{self, Rule};
+use super::proof::{Prover, invitation_id, is_proof, prove};
+use super::rules::{self, Rule, Written};
 use super::token::{Secret, Token};
+use super::withdraw::{has_joined, take_rule_back};
 use super::{CONFIG, of_failure};
-use crate::config::{Config, Source};
-use crate::control::{Ask, Daemon, Invitation, Over, Reply, Verdict};
+use crate::config::{Config, Side, Source};
+use crate::control::{Ask, Daemon, Invitation, Over, Reply, Verdict, from_hex};
+use crate::interrupt::Interrupt;
 use crate::net::Target;
 use crate::node::to_pem;
 use crate::problem::Problem;
@@ -64,8 +67,8 @@ pub(crate) struct Opened {
     secret: Secret,
     token: Zeroizing<String>,
     expires: i64,
-    /// Whether the configuration was changed.
-    pub(crate) rule_written: bool,
+    /// What became of the rule.
+    pub(crate) rule: Written,
 }
 
 /// Who has joined.
@@ -116,8 +119,8 @@ impl Opened {
             ordinary: invite.ordinary,
         };
         let others: Vec<Rule> = members.into_iter().map(Rule::of).collect();
-        let rule_written = rules::admit(&invite.directory, &rule, &others)?;
-        if rule_written {
+        let rule = rules::admit(&invite.directory, &rule, &others)?;
+        if rule != Written::AsItWas {
             Daemon::ask(&socket, Ask::Reload)?.reply()?;
         }
 
@@ -149,7 +152,7 @@ impl Opened {
             token: token.encode().map_err(one)?,
             secret: token.secret,
             expires,
-            rule_written,
+            rule,
         })
     }
 
@@ -163,8 +166,50 @@ impl Opened {
         Date::from_unix(self.expires)
     }
 
-    /// Waits until the node has joined or the time is over; `told` hears of who tried in vain.
-    pub(crate) fn wait(mut self, mut told: impl FnMut(&Problem)) -> Result<Joined, Vec<Problem>> {
+    /// Waits until the node has joined or the time is over; `told` hears of who tried in vain. Where nobody has joined,
+    /// the rule goes that was written for it.
+    pub(crate) fn wait(mut self, told: impl FnMut(&Problem)) -> Result<Joined, Vec<Problem>> {
+        let interrupt = self
+            .daemon
+            .hanging_up()
+            .and_then(|hang_up| Interrupt::then(hang_up).map_err(|problem| vec![problem]))?;
+        let joined = self.wait_for_the_node(told);
+        let Err(problems) = joined else {
+            return joined;
+        };
+        let mut problems = if interrupt.came() {
+            vec![Problem::new(
+                "M19",
+                "the invitation is taken back",
+                "this command was interrupted",
+                format!("run it again: pgtlsproxy invite {}", self.invite.name),
+            )]
+        } else {
+            problems
+        };
+        if let Err(more) = self.take_rule_back() {
+            problems.extend(more);
+        }
+        Err(problems)
+    }
+
+    fn take_rule_back(&self) -> Result<(), Vec<Problem>> {
+        let Invite {
+            name,
+            directory,
+            pki,
+            ..
+        } = &self.invite;
+        if self.rule == Written::Added && !has_joined(pki, name)? {
+            take_rule_back(directory, &self.checked, name, false)?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_the_node(
+        &mut self,
+        mut told: impl FnMut(&Problem),
+    ) -> Result<Joined, Vec<Problem>> {
         let again = format!("run it again: pgtlsproxy invite {}", self.invite.name);
         let mut attempts = 0;
         loop {
@@ -179,6 +224,14 @@ impl Opened {
                         "E26",
                         format!("{} has not joined in time", self.invite.name),
                         "the invitation's time is over",
+                        again,
+                    )]);
+                }
+                Reply::Withdrawn => {
+                    return Err(vec![Problem::new(
+                        "M06",
+                        format!("the invitation of {} was withdrawn", self.invite.name),
+                        "another command took it back",
                         again,
                     )]);
                 }
@@ -288,8 +341,10 @@ impl Opened {
                 certificate: read(&made.certificate_path)?,
                 ca,
                 crl: self.crls()?,
+                ..Certificates::default()
             },
             members,
+            ..self.like_ours()
         };
         let grant = serde_json::to_string(&grant).map_err(|error| {
             Problem::new(
@@ -301,6 +356,29 @@ impl Opened {
         })?;
         let proof = prove(&self.secret, Prover::Inviter, &binding, grant.as_bytes());
         Ok((Enrolled { grant, proof }, made.certificate_path))
+    }
+
+    /// What our own rules let the new node do, so that it lets others do the same when roles have swapped.
+    fn like_ours(&self) -> Grant {
+        let identity = format!("cn:{}", self.invite.name);
+        let servers = self.checked.config.tunnels.iter();
+        let rules = servers.filter_map(|tunnel| match &tunnel.side {
+            Side::Server(server) => Some(server.policy.rules()),
+            Side::Client(_) => None,
+        });
+        let mut grant = Grant::default();
+        for rule in rules.flatten() {
+            if rule.identity.to_string() != identity {
+                continue;
+            }
+            if let Names::Only(users) = &rule.users {
+                grant.role = grant.role.or_else(|| users.first().cloned());
+            }
+            if let (true, Names::Only(databases)) = (rule.ordinary, &rule.databases) {
+                grant.ordinary = databases.first().cloned();
+            }
+        }
+        grant
     }
 
     /// The newest CRL of each CA: the CA's directory has one for its own, this node's file one for every other.
@@ -315,7 +393,8 @@ impl Opened {
     }
 }
 
-fn control_socket(config: &Config, directory: &Path) -> Result<PathBuf, Problem> {
+/// Where the daemon of this configuration listens for commands.
+pub(crate) fn control_socket(config: &Config, directory: &Path) -> Result<PathBuf, Problem> {
     config.control.clone().ok_or_else(|| {
         Problem::new(
             "E19",
@@ -330,7 +409,7 @@ fn control_socket(config: &Config, directory: &Path) -> Result<PathBuf, Problem>
 }
 
 /// Whom the ledger knows as valid, by name, oldest first.
-fn valid_names(pki: &Path) -> Result<Vec<String>, Problem> {
+pub(super) fn valid_names(pki: &Path) -> Result<Vec<String>, Problem> {
     let ledger = Ledger::read(pki).map_err(|failure| of_failure(&failure))?;
     let now = Date::now();
     let mut names = Vec::new();

@@ -1,6 +1,7 @@
 //! The joining end: a key that stays here, a request for it bound to the token's secret and to the TLS session, and the
 //! files of a node that can serve and follow.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::directories;
 use crate::net::Target;
 use crate::node::{ask, open};
 use crate::problem::Problem;
+use crate::renew::missing_units;
 use crate::tls::{BINDING, Credentials, Trust};
 
 /// From dial to finished handshake, for each endpoint.
@@ -48,6 +50,8 @@ pub(crate) struct Member {
     pub(crate) inviter: Target,
     pub(crate) not_after: Date,
     pub(crate) warnings: Vec<Problem>,
+    /// Whether the timer that renews its certificate was written.
+    pub(crate) timer_written: bool,
     /// What the inviting node says of it now, asked with its new certificate.
     pub(crate) probed: Result<Box<Probed>, String>,
 }
@@ -102,10 +106,12 @@ impl Join {
             crl: &grant.certificates.crl,
             config: &config,
         };
-        let checked = install(&self.directory, &files)?;
-        // PostgreSQL's OS user must get at the socket; who may speak is asked there.
+        // Before the configuration, by which whoever manages services may start the daemon at once. PostgreSQL's OS user
+        // must get at the socket; who may speak is asked there.
         make_for_daemon(&run, 0o775).map_err(one)?;
         make_for_daemon(&state, 0o770).map_err(one)?;
+        let timer_written = write_timer(&self.directory).map_err(one)?;
+        let checked = install(&self.directory, &files)?;
         let server_name = token.server_name.as_deref().unwrap_or(&inviter.host);
         let probed = runtime
             .block_on(probe(&inviter, server_name, &checked.credentials))
@@ -117,6 +123,7 @@ impl Join {
             not_after: Date::from_unix(checked.credentials.identity().not_after()),
             inviter,
             warnings: checked.warnings,
+            timer_written,
             probed,
         })
     }
@@ -144,10 +151,23 @@ impl Join {
             quoted(&self.postgres),
         );
         for member in &grant.members {
+            let users = grant
+                .role
+                .as_ref()
+                .map(|role| format!("users = [{}]\n", quoted(role)));
+            let users = users.unwrap_or_default();
             config.push_str(&format!(
-                "\n[[server.allow]]\nidentity = {}\n",
+                "\n[[server.allow]]\nidentity = {}\n{users}",
                 quoted(member)
             ));
+            if let Some(database) = &grant.ordinary {
+                config.push_str(&format!(
+                    "\n# pg_rewind and the slot-sync worker are ordinary connections.\n[[server.allow]]\nidentity = {}\n\
+                     replication = []\nordinary = true\n{users}databases = [{}]\n",
+                    quoted(member),
+                    quoted(database)
+                ));
+            }
         }
         let targets: Vec<String> = token
             .endpoints
@@ -167,12 +187,34 @@ impl Join {
             config.push_str("allow_os_users = [\"postgres\"]\n");
         }
         config.push_str(&format!(
-            "\n[control]\nsocket = {}\n\n[node]\nstate = {}\n",
+            "\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\
+             # The CA's host, from which `pgtlsproxy renew` gets the next certificate, whichever node is the primary.\n\
+             renew_from = [{}]\n",
             path(&run.join("control.sock")),
             path(state),
+            targets.join(", "),
         ));
+        if let Some(name) = &token.server_name {
+            config.push_str(&format!("renew_name = {}\n", quoted(name)));
+        }
         config
     }
+}
+
+/// Writes the timer of `pgtlsproxy renew` where it is missing; whether it was.
+fn write_timer(directory: &Path) -> Result<bool, Problem> {
+    let missing = missing_units(directory);
+    for (path, text) in &missing {
+        fs::write(path, text).map_err(|error| {
+            Problem::new(
+                "E08",
+                format!("{} cannot be written", path.display()),
+                error.to_string(),
+                "call `pgtlsproxy renew` from cron instead",
+            )
+        })?;
+    }
+    Ok(!missing.is_empty())
 }
 
 /// Asks the first endpoint that can be reached.

@@ -5,6 +5,7 @@
 //! over the exporter of the TLS session that it sees itself (RFC 9266), so that whoever stands between two sessions
 //! can pass on nothing that is believed, and learns nothing that is of use.
 
+mod dismiss;
 mod host;
 mod install;
 mod invite;
@@ -12,13 +13,18 @@ mod join;
 mod proof;
 mod rules;
 mod token;
+mod withdraw;
 
 use certs_tool::report::Failure;
 
 use crate::problem::Problem;
 
-pub(crate) use invite::{Invite, Opened, pending};
+pub(crate) use dismiss::{Going, dismiss, without};
+pub(crate) use host::own as rule_name;
+pub(crate) use invite::{Invite, Opened, control_socket, pending};
 pub(crate) use join::{Join, Member};
+pub(crate) use rules::Written;
+pub(crate) use withdraw::{left_over, withdraw};
 
 /// The configuration's name in its directory.
 const CONFIG: &str = "pgtlsproxy.toml";

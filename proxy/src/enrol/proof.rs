@@ -4,7 +4,7 @@
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign, verify};
 
 use super::token::Secret;
-use crate::control::hex;
+use crate::control::{from_hex, hex};
 use crate::tls::BINDING;
 
 /// Who proves.
@@ -60,25 +60,6 @@ fn key(secret: &Secret) -> Key {
 /// Label and exporter have fixed lengths, so nothing can be moved from one to the other.
 fn message(prover: Prover, binding: &[u8; BINDING], said: &[u8]) -> Vec<u8> {
     [prover.label(), binding, said].concat()
-}
-
-/// Bytes of an even number of hexadecimal digits.
-pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|digit| {
-            digit
-                .to_digit(16)
-                .and_then(|digit| u8::try_from(digit).ok())
-        })
-        .collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(
-        digits
-            .chunks_exact(2)
-            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
-            .collect(),
-    )
 }
 
 #[cfg(test)]

@@ -36,16 +36,63 @@ impl Rule {
     }
 }
 
-/// Puts the rules into the first `[[server]]` of this directory's configuration; true if anything had to be changed.
-/// `others` are written only where there has been no rule: with the first one, whoever has none is shut out.
-pub(super) fn admit(directory: &Path, rule: &Rule, others: &[Rule]) -> Result<bool, Vec<Problem>> {
+/// What became of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// It had no such rule before.
+    Added,
+    /// A rule that was there says something else now.
+    Changed,
+    AsItWas,
+}
+
+/// Above a rule that goes with the invitation for which it was written, unless the node joins.
+pub(super) const MARK: &str = "# Written by `pgtlsproxy invite`";
+
+/// Puts the rules into the first `[[server]]` of this directory's configuration. `others` are written only where there
+/// has been no rule: with the first one, whoever has none is shut out.
+pub(super) fn admit(
+    directory: &Path,
+    rule: &Rule,
+    others: &[Rule],
+) -> Result<Written, Vec<Problem>> {
+    rewrite(directory, |old| {
+        let (new, added) = edit(old, rule, others).map_err(|why| {
+            Problem::new(
+                "E24",
+                format!(
+                    "no rule can be added to {}",
+                    directory.join(CONFIG).display()
+                ),
+                why,
+                format!(
+                    "add it by hand: [[server.allow]] identity = \"{}\", then run this again",
+                    rule.identity
+                ),
+            )
+        })?;
+        let written = if added {
+            Written::Added
+        } else {
+            Written::Changed
+        };
+        Ok((new, written))
+    })
+    .map(|written| written.unwrap_or(Written::AsItWas))
+}
+
+/// Changes this directory's configuration as `edit` says, in one step; None if there was nothing to change.
+pub(super) fn rewrite<T>(
+    directory: &Path,
+    edit: impl FnOnce(&str) -> Result<(String, T), Problem>,
+) -> Result<Option<T>, Vec<Problem>> {
     let path = directory.join(CONFIG);
     let failed = |error: io::Error| {
         vec![Problem::new(
             "E23",
-            format!("the rule cannot be written into {}", path.display()),
+            format!("{} cannot be changed", path.display()),
             error.to_string(),
-            "run this command as the owner of that file, usually root",
+            "run this command as the owner of that file, usually root, with room on that disk",
         )]
     };
     // Two at once would each lose the other's rule. The lock is a file of its own, since the other is replaced.
@@ -54,19 +101,9 @@ pub(super) fn admit(directory: &Path, rule: &Rule, others: &[Rule]) -> Result<bo
         Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))?;
     let target = fs::canonicalize(&path).map_err(failed)?;
     let old = fs::read_to_string(&target).map_err(failed)?;
-    let new = edit(&old, rule, others).map_err(|why| {
-        vec![Problem::new(
-            "E24",
-            format!("no rule can be added to {}", path.display()),
-            why,
-            format!(
-                "add it by hand: [[server.allow]] identity = \"{}\", then run this again",
-                rule.identity
-            ),
-        )]
-    })?;
+    let (new, done) = edit(&old).map_err(|problem| vec![problem])?;
     if new == old {
-        return Ok(false);
+        return Ok(None);
     }
     let beside = target.parent().unwrap_or(directory);
     let mut file = Builder::new()
@@ -87,11 +124,11 @@ pub(super) fn admit(directory: &Path, rule: &Rule, others: &[Rule]) -> Result<bo
     File::open(beside)
         .and_then(|directory| directory.sync_all())
         .map_err(failed)?;
-    Ok(true)
+    Ok(Some(done))
 }
 
-/// The text with the rule in it, unchanged if it has been there.
-fn edit(text: &str, rule: &Rule, others: &[Rule]) -> Result<String, String> {
+/// The text with the rule in it, unchanged if it has been there; and whether it is a new one.
+fn edit(text: &str, rule: &Rule, others: &[Rule]) -> Result<(String, bool), String> {
     let mut document: DocumentMut = text
         .parse()
         .map_err(|error: toml_edit::TomlError| error.to_string())?;
@@ -103,7 +140,7 @@ fn edit(text: &str, rule: &Rule, others: &[Rule]) -> Result<String, String> {
     let allow = server
         .entry("allow")
         .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-    match allow {
+    let added = match allow {
         Item::ArrayOfTables(tables) => {
             if tables.is_empty() {
                 for other in others {
@@ -114,8 +151,18 @@ fn edit(text: &str, rule: &Rule, others: &[Rule]) -> Result<String, String> {
                 .iter_mut()
                 .find(|table| is_of(table.get("identity"), rule));
             match known {
-                Some(known) => set(known, rule),
-                None => tables.push(table(rule)),
+                Some(known) => {
+                    set(known, rule);
+                    false
+                }
+                None => {
+                    let mut new = table(rule);
+                    new.decor_mut().set_prefix(format!(
+                        "\n{MARK}; it goes with the invitation unless the node joins.\n"
+                    ));
+                    tables.push(new);
+                    true
+                }
             }
         }
         Item::Value(Value::Array(rules)) => {
@@ -130,10 +177,11 @@ fn edit(text: &str, rule: &Rule, others: &[Rule]) -> Result<String, String> {
                     rules.push(table(rule).into_inline_table());
                 }
             }
+            !known
         }
         _ => return Err("`server.allow` is no list of rules".to_owned()),
-    }
-    Ok(document.to_string())
+    };
+    Ok((document.to_string(), added))
 }
 
 fn is_of(identity: Option<&Item>, rule: &Rule) -> bool {
@@ -185,15 +233,16 @@ mod tests {
             from: Some(vec!["10.0.0.0/8".to_owned()]),
             ..Rule::of("cn:b".to_owned())
         };
-        let new = edit(TEXT, &rule, &[]).unwrap();
+        let (new, added) = edit(TEXT, &rule, &[]).unwrap();
+        assert!(added);
         let expected = TEXT.replace(
             "\n[log]",
-            "\n[[server.allow]]\nidentity = \"cn:b\"\nfrom = [\"10.0.0.0/8\"]\n\n[log]",
+            "\n# Written by `pgtlsproxy invite`; it goes with the invitation unless the node joins.\n[[server.allow]]\nidentity = \"cn:b\"\nfrom = [\"10.0.0.0/8\"]\n\n[log]",
         );
         assert_eq!(new.replace("\n\n", "\n"), expected.replace("\n\n", "\n"));
         assert_eq!(
             edit(&new, &rule, &[]).unwrap(),
-            new,
+            (new.clone(), false),
             "a second time there is nothing to do"
         );
     }
@@ -204,7 +253,7 @@ mod tests {
             ordinary: Some(true),
             ..Rule::of("cn:a".to_owned())
         };
-        let new = edit(TEXT, &rule, &[]).unwrap();
+        let (new, _) = edit(TEXT, &rule, &[]).unwrap();
         assert!(
             new.contains("[[server.allow]] # the first\nidentity = \"cn:a\"\nordinary = true\n"),
             "{new}"
@@ -216,16 +265,16 @@ mod tests {
     fn with_the_first_rule_nobody_is_shut_out() {
         let text = "[[server]]\nlisten = \"0.0.0.0:5443\"\n";
         let others = [Rule::of("cn:old".to_owned())];
-        let new = edit(text, &Rule::of("cn:new".to_owned()), &others).unwrap();
+        let (new, _) = edit(text, &Rule::of("cn:new".to_owned()), &others).unwrap();
         assert!(new.contains("cn:old") && new.contains("cn:new"), "{new}");
-        let new = edit(TEXT, &Rule::of("cn:new".to_owned()), &others).unwrap();
+        let (new, _) = edit(TEXT, &Rule::of("cn:new".to_owned()), &others).unwrap();
         assert!(!new.contains("cn:old"), "{new}");
     }
 
     #[test]
     fn rules_on_one_line_stay_there() {
         let text = "[[server]]\nallow = [{ identity = \"cn:a\" }]\n";
-        let new = edit(text, &Rule::of("cn:b".to_owned()), &[]).unwrap();
+        let (new, _) = edit(text, &Rule::of("cn:b".to_owned()), &[]).unwrap();
         assert!(
             new.contains("cn:a") && new.contains("cn:b") && !new.contains("[[server.allow]]"),
             "{new}"

@@ -103,7 +103,7 @@ impl Keeper {
 }
 
 /// Reads PEM as it came from a node.
-pub(super) fn from_pem(texts: &[String]) -> Result<Vec<Crl>, String> {
+pub(crate) fn from_pem(texts: &[String]) -> Result<Vec<Crl>, String> {
     texts
         .iter()
         .map(|text| {
@@ -115,9 +115,18 @@ pub(super) fn from_pem(texts: &[String]) -> Result<Vec<Crl>, String> {
 
 /// One CRL as PEM (RFC 7468).
 pub(crate) fn to_pem(crl: &[u8]) -> String {
+    armoured("X509 CRL", crl)
+}
+
+/// One certificate as PEM.
+pub(crate) fn certificate_to_pem(certificate: &[u8]) -> String {
+    armoured("CERTIFICATE", certificate)
+}
+
+fn armoured(label: &str, der: &[u8]) -> String {
     const COLUMNS: usize = 64;
-    let text = Base64::encode_string(crl);
-    let mut pem = String::from("-----BEGIN X509 CRL-----\n");
+    let text = Base64::encode_string(der);
+    let mut pem = format!("-----BEGIN {label}-----\n");
     let mut rest = text.as_str();
     while !rest.is_empty() {
         let (line, next) = rest.split_at(rest.len().min(COLUMNS));
@@ -125,7 +134,7 @@ pub(crate) fn to_pem(crl: &[u8]) -> String {
         pem.push('\n');
         rest = next;
     }
-    pem.push_str("-----END X509 CRL-----\n");
+    pem.push_str(&format!("-----END {label}-----\n"));
     pem
 }
 

@@ -2,10 +2,13 @@
 //!
 //! What comes in on it is a [`NodeTls`], from which no session, no permit and no relay can be made: nothing here leads
 //! a byte to PostgreSQL. Who speaks is known by its certificate, but for `enrol`, where a secret stands for one.
+//! One question may wait for its answer: who asks for CRLs learns of a newer one in the moment in which it comes.
 
 mod ask;
 mod crls;
 mod exchange;
+mod heard;
+mod hold;
 mod probe;
 
 use std::io;
@@ -14,15 +17,17 @@ use std::time::Duration;
 
 use protocol::escape::escape;
 use protocol::node::{
-    Answer, Crls, Enrol, HEAD, MAX_FROM_NODE, MAX_FROM_STRANGER, NodeError, Refused, Request,
-    parse_head,
+    Answer, Crls, Enrol, HEAD, MAX_FROM_NODE, MAX_FROM_STRANGER, NodeError, Refused, Renew,
+    Request, Waiting, parse_head,
 };
+use rustls_pki_types::CertificateRevocationListDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Level;
 
-use crate::control::{Case, Invitations};
+use crate::control::{Case, Invitations, Renewal, Renewals, Standing, hex};
 use crate::health::Health;
 use crate::net::{Peer, linger};
 use crate::problem::Problem;
@@ -30,11 +35,15 @@ use crate::session::Settings;
 use crate::tls::NodeTls;
 
 pub(crate) use ask::{ask, open};
-pub(crate) use crls::{Keeper, to_pem};
+pub(crate) use crls::{Keeper, certificate_to_pem, from_pem, to_pem};
 pub(crate) use exchange::exchange;
+pub(crate) use heard::Heard;
+pub(crate) use hold::{Holding, Seats};
 
 /// How long the person's command at the other end of an enrolment may take: it signs, and asks nobody.
 const ENROL_TAKES: Duration = Duration::from_secs(30);
+/// The longest request for a certificate, in bytes: one of RSA with 16 names has a third of it.
+const LONGEST_REQUEST: usize = 8 * 1024;
 /// How long an answer may take to be sent and read.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -42,8 +51,14 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(crate) struct Service {
     pub(crate) keeper: Keeper,
     pub(crate) invitations: Arc<Invitations>,
+    /// None without a control socket, through which alone somebody could come and sign.
+    pub(crate) renewals: Option<Arc<Renewals>>,
     /// What deserves a look here, for `probe`.
     pub(crate) health: Arc<Health>,
+    /// Which node has shown which CRLs.
+    pub(crate) heard: Heard,
+    /// For questions that wait for their answer.
+    pub(crate) seats: Seats,
 }
 
 /// How a connection of the node channel ended, for the log.
@@ -68,6 +83,18 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// The same, and whether the answer got out.
+    fn when_said(self, said: Result<io::Result<()>, Elapsed>) -> Self {
+        let text = match said {
+            Ok(Ok(())) => return self,
+            Ok(Err(error)) => format!("{}; the answer could not be sent: {error}", self.text),
+            Err(_) => format!("{}; the answer was not read", self.text),
+        };
+        Self { text, ..self }
+    }
+}
+
 /// Whose request it is and what it is judged by.
 pub(crate) struct Context<'a> {
     pub(crate) settings: &'a Settings,
@@ -77,8 +104,15 @@ pub(crate) struct Context<'a> {
     pub(crate) deadline: Instant,
 }
 
-/// Reads the request, answers it, and closes.
-pub(crate) async fn serve(mut tls: NodeTls, context: &Context<'_>) -> Outcome {
+/// What became of a connection.
+pub(crate) enum Served {
+    Answered(Outcome),
+    /// It waits for its answer, for longer than a handshake may take.
+    Held(Box<Holding>),
+}
+
+/// Reads the request, answers it, and closes; or gives back what waits for its answer.
+pub(crate) async fn serve(mut tls: NodeTls, context: &Context<'_>) -> Served {
     let most = match tls.identity() {
         Some(_) => MAX_FROM_NODE,
         None => MAX_FROM_STRANGER,
@@ -86,13 +120,13 @@ pub(crate) async fn serve(mut tls: NodeTls, context: &Context<'_>) -> Outcome {
     let (verb, answered) = match timeout_at(context.deadline, read_body(&mut tls, most)).await {
         Err(_) => ("request", Err(too_slow())),
         Ok(Err(Unread::Left(error))) => {
-            return Outcome {
+            return Served::Answered(Outcome {
                 level: Level::INFO,
                 cause: "K04",
                 text: format!(
                     "node channel: the peer left before its request was whole: {error} [K04]"
                 ),
-            };
+            });
         }
         Ok(Err(Unread::Refused(error))) => ("request", Err(not_understood(&error))),
         Ok(Ok(body)) => match Request::parse(&body) {
@@ -101,7 +135,8 @@ pub(crate) async fn serve(mut tls: NodeTls, context: &Context<'_>) -> Outcome {
         },
     };
     let (reply, delivered, outcome) = match answered {
-        Ok(Answered { reply, delivered }) => {
+        Ok(Answered::Later(later)) => return Served::Held(Box::new(later.hold(tls))),
+        Ok(Answered::Now { reply, delivered }) => {
             let outcome = of_answer(verb, &reply);
             (reply, delivered, outcome)
         }
@@ -110,34 +145,26 @@ pub(crate) async fn serve(mut tls: NodeTls, context: &Context<'_>) -> Outcome {
             (Answer::Refused(Refused::from(&problem)), None, outcome)
         }
     };
-    match timeout(LAST_WORDS, say(&mut tls, &reply)).await {
-        Ok(Ok(())) => {
-            if let Some(delivered) = delivered {
-                // The command may have been ended in this very moment.
-                let _ = delivered.send(());
-            }
-            outcome
-        }
-        Ok(Err(error)) => Outcome {
-            text: format!("{}; the answer could not be sent: {error}", outcome.text),
-            ..outcome
-        },
-        Err(_) => Outcome {
-            text: format!("{}; the answer was not read", outcome.text),
-            ..outcome
-        },
+    let said = timeout(LAST_WORDS, say(&mut tls, &reply)).await;
+    if let (Ok(Ok(())), Some(delivered)) = (&said, delivered) {
+        // The command may have been ended in this very moment.
+        let _ = delivered.send(());
     }
+    Served::Answered(outcome.when_said(said))
 }
 
-struct Answered {
-    reply: Answer,
-    /// Told when the reply has been sent.
-    delivered: Option<oneshot::Sender<()>>,
+enum Answered {
+    Now {
+        reply: Answer,
+        /// Told when the reply has been sent.
+        delivered: Option<oneshot::Sender<()>>,
+    },
+    Later(hold::Later),
 }
 
 impl From<Answer> for Answered {
     fn from(reply: Answer) -> Self {
-        Self {
+        Self::Now {
             reply,
             delivered: None,
         }
@@ -167,8 +194,8 @@ async fn answer(
         )));
     };
     match request {
-        Request::Crl(offered) => {
-            let offered = crls::from_pem(&offered.crls).map_err(|why| {
+        Request::Crl(Crls { crls, wait }) => {
+            let offered = from_pem(&crls).map_err(|why| {
                 Problem::new(
                     "K06",
                     "the CRLs offered cannot be read",
@@ -176,27 +203,26 @@ async fn answer(
                     "look at the peer's identity.crl",
                 )
             })?;
+            let service = context.service;
+            service.heard.note(identity, &offered);
             let from = identity.to_string();
-            let crls = context
-                .service
+            let crls = service
                 .keeper
-                .take(credentials, offered, &from)
+                .take(credentials, offered.clone(), &from)
                 .await;
-            Ok(Answer::Crl(Crls {
-                crls: crls.iter().map(|crl| to_pem(crl)).collect(),
-            })
-            .into())
+            let has_all = crls.iter().all(|crl| offered.contains(crl));
+            if let Some(later) = hold::Later::new(&service.seats, wait, credentials, crls.clone())
+                .filter(|_| has_all)
+            {
+                return Ok(Answered::Later(later));
+            }
+            Ok(crls_answer(&crls).into())
         }
         Request::Probe(_) => {
             let probed = probe::probe(identity, credentials, policy, context).await;
             Ok(Answer::Probed(Box::new(probed)).into())
         }
-        Request::Renew(_) => Err(Problem::new(
-            "K08",
-            "no certificate can be renewed here",
-            "nothing on this host signs what nodes ask for",
-            "renew on the CA's host: certs-tool renew",
-        )),
+        Request::Renew(asked) => renew(asked, tls, context).map(Answered::from),
         // Answered above, before a certificate is asked for.
         Request::Enrol(_) => Err(not_understood(&NodeError::NotUnderstood(
             "enrol".to_owned(),
@@ -226,7 +252,7 @@ async fn enrol(asked: Enrol, tls: &NodeTls, context: &Context<'_>) -> Result<Ans
         reply,
     })?;
     match timeout(ENROL_TAKES, verdict).await {
-        Ok(Ok(verdict)) => Ok(Answered {
+        Ok(Ok(verdict)) => Ok(Answered::Now {
             reply: verdict.answer,
             delivered: Some(verdict.delivered),
         }),
@@ -237,6 +263,59 @@ async fn enrol(asked: Enrol, tls: &NodeTls, context: &Context<'_>) -> Result<Ans
             "have it run again there, and join with the new token",
         )),
     }
+}
+
+/// Holds the request until somebody comes who signs, and gives what came of it when the node asks again. It is held for
+/// the certificate that the node shows now; whether its signature is right, whoever signs looks at.
+fn renew(asked: Renew, tls: &NodeTls, context: &Context<'_>) -> Result<Answer, Problem> {
+    let (Some(renewals), Some(shown)) = (&context.service.renewals, tls.certificate()) else {
+        return Err(Problem::new(
+            "K08",
+            "no certificate can be renewed here",
+            "this node opens no control socket, through which the CA's host signs",
+            "ask the CA's host: set node.renew_from",
+        ));
+    };
+    if asked.request.is_empty() {
+        return Ok(match renewals.news() {
+            Some(news) => Answer::Renewed(news),
+            None => Answer::Waiting(Waiting::default()),
+        });
+    }
+    if asked.request.len() > LONGEST_REQUEST || asked.signature.len() > LONGEST_REQUEST {
+        return Err(Problem::new(
+            "K15",
+            "the request for a certificate is too long",
+            format!("it has more than {LONGEST_REQUEST} bytes"),
+            "use a pgtlsproxy of the same version on both hosts",
+        ));
+    }
+    let identity = &shown.identity;
+    let name = identity
+        .common_name()
+        .map_or_else(|| identity.to_string(), str::to_owned);
+    let leaf = shown
+        .chain
+        .first()
+        .map(|leaf| hex(leaf))
+        .unwrap_or_default();
+    let renewal = Renewal {
+        certificate: leaf,
+        request: asked.request,
+        signature: asked.signature,
+    };
+    Ok(match renewals.hand_in(name, renewal)? {
+        Standing::Signed(certificates) => Answer::Renewed(certificates),
+        Standing::Refused(refused) => Answer::Refused(refused),
+        Standing::Waits { signed } => Answer::Waiting(Waiting { signed }),
+    })
+}
+
+fn crls_answer(crls: &[CertificateRevocationListDer<'_>]) -> Answer {
+    Answer::Crl(Crls {
+        crls: crls.iter().map(|crl| to_pem(crl)).collect(),
+        wait: 0,
+    })
 }
 
 fn of_answer(verb: &str, answer: &Answer) -> Outcome {

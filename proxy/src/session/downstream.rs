@@ -154,6 +154,7 @@ async fn open_mtls(
         read,
         records: mtls.records,
     };
+    let began = Instant::now();
     let handshaken = clock
         .within(Stage::Tls, accept(accepted, mtls.credentials))
         .await?
@@ -163,6 +164,7 @@ async fn open_mtls(
             }
             End::Tls(failed.refusal)
         })?;
+    record.handshaken(began.elapsed());
     let established = match handshaken {
         Handshaken::Session(established) => established,
         Handshaken::Node(tls) => {

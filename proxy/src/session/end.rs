@@ -1,5 +1,6 @@
-//! Every way a session can end, and what each means: how loud it is logged, under which label it is counted, and what
-//! the frontend is told if it can still be told. A new way to end does not compile until all three are decided.
+//! Every way a session can end, and what each means: how loud it is logged, under which label it is counted,
+//! whether as a refusal, and what the frontend is told if it can still be told. A new way to end does not compile until
+//! all of these are decided.
 
 use std::fmt;
 use std::io;
@@ -74,6 +75,8 @@ pub(crate) struct Meaning {
     pub(crate) label: &'static str,
     /// Whether a flood of these is summed up instead of printed line by line.
     pub(crate) may_flood: bool,
+    /// Whether it was not admitted, by rule, limit or protocol.
+    pub(crate) is_refusal: bool,
 }
 
 impl End {
@@ -100,10 +103,29 @@ impl End {
             Self::Relayed(Ended::PeerDead { .. }) => (Level::WARN, "peer_dead", false),
             Self::Dismissed { .. } => (Level::WARN, "dismissed", false),
         };
+        let is_refusal = match self {
+            Self::AddressRefused
+            | Self::Evicted { .. }
+            | Self::NotPostgres { .. }
+            | Self::TimedOut { .. }
+            | Self::Malformed(_)
+            | Self::Unspoken(_)
+            | Self::Tls(_)
+            | Self::Refused(_)
+            | Self::CancelUnknown => true,
+            Self::Node(outcome) => outcome.level <= Level::WARN,
+            Self::Silent
+            | Self::Left { .. }
+            | Self::Unreachable(_)
+            | Self::Cancelled
+            | Self::Relayed(_)
+            | Self::Dismissed { .. } => false,
+        };
         Meaning {
             level,
             label,
             may_flood,
+            is_refusal,
         }
     }
 

@@ -1,14 +1,17 @@
 //! What one connection goes by: the settings of its tunnel, taken when it was accepted. A reload never changes a
 //! session half-way.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use protocol::error_response::{Refusal, SqlState};
+use protocol::identity::IdentityPattern;
 use protocol::policy::{OsUserPolicy, Policy};
 use tokio::sync::{Semaphore, watch};
 
-use super::meter::Tally;
+use super::lately::Lately;
 use super::registry::Registry;
+use super::tally::Tally;
 use crate::config::{self, Records, Side, SslNegotiation, Timeouts};
 use crate::flood::Flood;
 use crate::health::Health;
@@ -32,6 +35,7 @@ pub(crate) struct Shared {
     /// The settings of now, for new connections.
     pub(crate) current: watch::Receiver<Arc<Settings>>,
     pub(crate) tally: Arc<Tally>,
+    pub(crate) lately: Arc<Lately>,
     /// Plaintext cancels on their way; more at once are dropped, since anybody may send them.
     pub(crate) plain_cancels: Semaphore,
     pub(crate) node: Arc<Service>,
@@ -124,6 +128,12 @@ impl Settings {
         }
     }
 
+    /// What its handshakes go by, on whichever leg they are.
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        let near = self.near().map(|(credentials, _)| credentials);
+        near.or_else(|| self.far().map(|far| far.credentials))
+    }
+
     /// The far side; None for a server tunnel.
     pub(crate) fn far(&self) -> Option<Far<'_>> {
         match &self.upstream {
@@ -153,6 +163,30 @@ impl Settings {
         }
     }
 
+    /// The names that this host's configuration gives those at the other end of TLS: by its rules, or its targets.
+    pub(crate) fn names(&self) -> Vec<IdentityPattern> {
+        let near = self.near().into_iter();
+        let near = near.flat_map(|(_, policy)| policy.names().cloned());
+        let far = self
+            .far()
+            .into_iter()
+            .flat_map(|far| match far.server_name {
+                Some(name) => vec![server_pattern(name)],
+                None => far
+                    .targets
+                    .iter()
+                    .map(|target| server_pattern(&target.host))
+                    .collect(),
+            });
+        let mut names: Vec<IdentityPattern> = Vec::new();
+        for name in near.chain(far.flatten()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     /// The PostgreSQL behind a server tunnel.
     pub(crate) fn postgres(&self) -> Option<&PostgresAddress> {
         match &self.upstream {
@@ -160,6 +194,15 @@ impl Settings {
             UpstreamLeg::Mtls { .. } => None,
         }
     }
+}
+
+/// The certificates that a server's name admits; None where no certificate can bear it.
+pub(super) fn server_pattern(name: &str) -> Option<IdentityPattern> {
+    let kind = match name.parse::<IpAddr>() {
+        Ok(_) => "ip",
+        Err(_) => "dns",
+    };
+    format!("{kind}:{name}").parse().ok()
 }
 
 /// What frontends are told when this process is stopped (SQLSTATE 57P01, as PostgreSQL's own shutdown).

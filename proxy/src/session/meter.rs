@@ -1,22 +1,18 @@
-//! How fast bytes flow, and how connections ended: what is reckoned of sessions beside their counters.
+//! How fast bytes flow: what is reckoned of a session beside its counters.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::end::End;
 use crate::relay::Traffic;
 
 /// Seconds over which a rate is averaged: it has nearly forgotten what was three times as long ago.
 const OVER: f64 = 3.0;
 
 /// The rates of one session, smoothed over the last seconds.
-#[derive(Default)]
 pub(crate) struct Meter(Mutex<Reading>);
 
-#[derive(Default)]
 struct Reading {
-    at: Option<Instant>,
+    at: Instant,
     to_upstream: u64,
     to_downstream: u64,
     rates: Rates,
@@ -30,55 +26,38 @@ pub(crate) struct Rates {
 }
 
 impl Meter {
+    /// Of a session that begins now: what flows before the first tick counts, too.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self(Mutex::new(Reading {
+            at: now,
+            to_upstream: 0,
+            to_downstream: 0,
+            rates: Rates::default(),
+        }))
+    }
+
     /// Reads the counters; called about once a second.
     pub(crate) fn tick(&self, traffic: &Traffic, now: Instant) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (up, down) = (traffic.to_upstream(), traffic.to_downstream());
-        if let Some(at) = last.at.replace(now) {
-            let seconds = now.saturating_duration_since(at).as_secs_f64();
-            if seconds > 0.0 {
-                let weight = 1.0 - (-seconds / OVER).exp();
-                let smooth =
-                    |rate: f64, bytes: u64| rate + (bytes as f64 / seconds - rate) * weight;
-                last.rates = Rates {
-                    to_upstream: smooth(
-                        last.rates.to_upstream,
-                        up.saturating_sub(last.to_upstream),
-                    ),
-                    to_downstream: smooth(
-                        last.rates.to_downstream,
-                        down.saturating_sub(last.to_downstream),
-                    ),
-                };
-            }
+        let seconds = now.saturating_duration_since(last.at).as_secs_f64();
+        if seconds <= 0.0 {
+            return;
         }
-        (last.to_upstream, last.to_downstream) = (up, down);
+        let weight = 1.0 - (-seconds / OVER).exp();
+        let smooth = |rate: f64, bytes: u64| rate + (bytes as f64 / seconds - rate) * weight;
+        last.rates = Rates {
+            to_upstream: smooth(last.rates.to_upstream, up.saturating_sub(last.to_upstream)),
+            to_downstream: smooth(
+                last.rates.to_downstream,
+                down.saturating_sub(last.to_downstream),
+            ),
+        };
+        (last.at, last.to_upstream, last.to_downstream) = (now, up, down);
     }
 
     pub(crate) fn rates(&self) -> Rates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).rates
-    }
-}
-
-/// Counts of a tunnel's connections by how they ended. Labels and causes are ids of ours, so there are few.
-#[derive(Default)]
-pub(crate) struct Tally(Mutex<BTreeMap<(&'static str, &'static str), u64>>);
-
-impl Tally {
-    pub(crate) fn count(&self, end: &End) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts
-            .entry((end.meaning().label, end.cause()))
-            .or_default() += 1;
-    }
-
-    /// Label, cause, and how many ended so.
-    pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counts
-            .iter()
-            .map(|((label, cause), count)| (*label, *cause, *count))
-            .collect()
     }
 }
 
@@ -90,8 +69,8 @@ mod tests {
 
     #[test]
     fn a_rate_follows_within_seconds() {
-        let (meter, traffic) = (Meter::default(), Traffic::default());
         let start = Instant::now();
+        let (meter, traffic) = (Meter::new(start), Traffic::default());
         for second in 0..15 {
             meter.tick(&traffic, start + Duration::from_secs(second));
             traffic.count_to_downstream(1_000);
@@ -99,5 +78,14 @@ mod tests {
         let rates = meter.rates();
         assert!((950.0..1_001.0).contains(&rates.to_downstream), "{rates:?}");
         assert!(rates.to_upstream.abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn what_flows_before_the_first_tick_counts() {
+        let start = Instant::now();
+        let (meter, traffic) = (Meter::new(start), Traffic::default());
+        traffic.count_to_downstream(1_000_000);
+        meter.tick(&traffic, start + Duration::from_millis(300));
+        assert!(meter.rates().to_downstream > 100_000.0);
     }
 }

@@ -3,11 +3,14 @@
 mod authentication;
 mod downstream;
 mod end;
+mod lately;
 mod legs;
 mod meter;
 mod observer;
 mod record;
 mod registry;
+mod tally;
+mod trace;
 mod upstream;
 mod verdict;
 
@@ -28,14 +31,16 @@ use record::SessionRecord;
 use registry::{About, KeyOwner};
 
 use crate::net::{Peer, Stream};
-use crate::node;
+use crate::node::{self, Holding, Served};
 use crate::relay::{self, Ended, Half, Wire};
 use crate::waiting::Slot;
 
+pub(crate) use lately::{Gone, Lately};
 pub(crate) use legs::{Far, Settings, Shared, shutdown_farewell};
-pub(crate) use meter::Tally;
 pub(crate) use observer::now;
 pub(crate) use registry::{Live, Registry};
+pub(crate) use tally::{Tally, Totals};
+pub(crate) use trace::EVERY_SECONDS as TRACED_EVERY_SECONDS;
 pub(crate) use upstream::{broken_target, cannot_reach_target, no_tls_there, silent_target};
 
 /// How long PostgreSQL may take to act on a cancel request and close.
@@ -56,6 +61,7 @@ pub(crate) async fn serve(accepted: Accepted) {
         Arc::clone(&accepted.settings.name),
         Arc::clone(&accepted.shared.flood),
         Arc::clone(&accepted.shared.tally),
+        Arc::clone(&accepted.shared.lately),
         accepted.peer,
     );
     let end = converse(accepted, &mut record).await;
@@ -121,11 +127,34 @@ async fn admit(
             peer,
             deadline,
         };
-        Err(End::Node(Box::pin(node::serve(*tls, &context)).await))
+        match Box::pin(node::serve(*tls, &context)).await {
+            Served::Answered(outcome) => Err(NotOpened::Ended(End::Node(outcome))),
+            Served::Held(holding) => Err(NotOpened::Held(holding)),
+        }
     };
-    tokio::select! {
+    let opened = tokio::select! {
         opened = opening => opened,
-        () = slot.evicted() => Err(End::Evicted { limit }),
+        () = slot.evicted() => Err(NotOpened::Ended(End::Evicted { limit })),
+    };
+    // What waits for its answer has left the waiting room: it has shown who it is.
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(NotOpened::Ended(end)) => Err(end),
+        Err(NotOpened::Held(holding)) => {
+            Err(End::Node(holding.answer(shared.current.clone()).await))
+        }
+    }
+}
+
+/// What was no session.
+enum NotOpened {
+    Ended(End),
+    Held(Box<Holding>),
+}
+
+impl From<End> for NotOpened {
+    fn from(end: End) -> Self {
+        Self::Ended(end)
     }
 }
 
@@ -152,7 +181,7 @@ async fn session(
         id: record.id_so_far(),
         since: SystemTime::now(),
     };
-    let place = match shared.registry.enter(about) {
+    let place = match shared.registry.enter(about, &shared.tally) {
         Ok(place) => place,
         Err(refusal) => return refused(opened, End::Refused(Box::new(refusal))).await,
     };

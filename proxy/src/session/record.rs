@@ -2,7 +2,7 @@
 //! later who had access to what. Both proxies log the same id. Text from peers is escaped.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use protocol::escape::escape;
 use protocol::identity::Identity;
@@ -12,9 +12,10 @@ use protocol::startup::Replication;
 use protocol::watch::Stream;
 use tracing::{Level, event, info};
 
-use super::end::End;
-use super::meter::Tally;
+use super::end::{End, Meaning};
+use super::lately::{Gone, Lately};
 use super::registry::Live;
+use super::tally::Tally;
 use crate::flood::Flood;
 use crate::net::Peer;
 use crate::snapshot::serial;
@@ -25,6 +26,7 @@ pub(crate) struct SessionRecord {
     tunnel: Arc<str>,
     flood: Arc<Flood>,
     tally: Arc<Tally>,
+    lately: Arc<Lately>,
     peer: Peer,
     started: Instant,
     id: Option<SessionId>,
@@ -37,11 +39,19 @@ pub(crate) struct SessionRecord {
 }
 
 impl SessionRecord {
-    pub(crate) fn new(tunnel: Arc<str>, flood: Arc<Flood>, tally: Arc<Tally>, peer: Peer) -> Self {
+    pub(crate) fn new(
+        tunnel: Arc<str>,
+        flood: Arc<Flood>,
+        tally: Arc<Tally>,
+        lately: Arc<Lately>,
+        peer: Peer,
+    ) -> Self {
+        tally.accept();
         Self {
             tunnel,
             flood,
             tally,
+            lately,
             peer,
             started: Instant::now(),
             id: None,
@@ -66,6 +76,11 @@ impl SessionRecord {
     /// Who the downstream's certificate says it is.
     pub(crate) fn certificate(&mut self, certificate: &Arc<PeerCertificate>) {
         self.certificate = Some(Arc::clone(certificate));
+    }
+
+    /// A TLS handshake succeeded.
+    pub(crate) fn handshaken(&self, took: Duration) {
+        self.tally.handshake(took);
     }
 
     /// Protocol, suite and key exchange.
@@ -115,6 +130,7 @@ impl SessionRecord {
 
     /// Both sides are joined; from here on bytes flow.
     pub(crate) fn joined(&self) {
+        self.tally.open();
         let asked = self.asked.as_ref();
         info!(
             tunnel = &*self.tunnel,
@@ -135,12 +151,40 @@ impl SessionRecord {
 
     pub(crate) fn finish(mut self, end: &End) {
         self.finished = true;
-        self.tally.count(end);
+        let kind = self.asked.as_ref().map(|asked| asked.kind.name());
+        self.tally.end(end, kind, self.started.elapsed());
         let meaning = end.meaning();
         if meaning.may_flood && !self.flood.admit(&self.tunnel, end.cause()) {
             return;
         }
+        self.remember(end, &meaning);
         self.line(meaning.level, meaning.label, &end.to_string());
+    }
+
+    /// For whoever asks later why nothing flows.
+    fn remember(&self, end: &End, meaning: &Meaning) {
+        let watched = self.live.as_ref().and_then(|live| live.watched.as_ref());
+        let streamed = watched.is_some_and(|watched| {
+            let watch = watched.lock();
+            watch.stream().is_some_and(|stream| stream.backup.is_none())
+        });
+        let failed = meaning.level <= Level::WARN;
+        if !streamed && !failed {
+            return;
+        }
+        let peer = self.peer.to_string();
+        let gone = Gone {
+            at: SystemTime::now(),
+            who: self
+                .identity()
+                .map_or_else(|| peer.clone(), ToString::to_string),
+            peer,
+            kind: self.asked.as_ref().map(|asked| asked.kind.name()),
+            end: meaning.label,
+            cause: end.cause(),
+            reason: end.to_string(),
+        };
+        self.lately.ended(&gone, streamed, failed);
     }
 
     fn line(&self, level: Level, label: &str, reason: &str) {

@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
+use protocol::identity::IdentityPattern;
+use protocol::replication::Clock;
 use protocol::startup::{CancelKey, Replication, StartupMessage};
 use protocol::watch::Watch;
 use tokio::sync::{Notify, watch};
 
-use super::legs::Settings;
+use super::legs::{Settings, server_pattern};
 use super::meter::Meter;
+use super::tally::Tally;
+use super::trace::Trace;
 use super::upstream::FarEnd;
 use super::verdict;
 use crate::net::{Peer, Target};
@@ -45,6 +49,7 @@ pub(crate) struct Live {
     /// What a replication session does; None for an ordinary one.
     pub(crate) watched: Option<Watched>,
     pub(crate) meter: Meter,
+    pub(crate) trace: Trace,
     stop: watch::Sender<Option<Farewell>>,
     /// Why it was ended by itself, if it was.
     dismissal: OnceLock<Refusal>,
@@ -101,6 +106,11 @@ impl Live {
         let _ = self.far.set(far);
     }
 
+    /// The name that the server which it reached had to bear.
+    pub(crate) fn wanted_name(&self) -> Option<IdentityPattern> {
+        server_pattern(&self.far()?.server_name)
+    }
+
     pub(crate) fn far(&self) -> Option<&FarEnd> {
         self.far.get()
     }
@@ -135,6 +145,7 @@ struct Sessions {
 pub(crate) struct Place {
     registry: Arc<Registry>,
     number: u64,
+    tally: Arc<Tally>,
     pub(crate) live: Arc<Live>,
     pub(crate) stop: Stop,
 }
@@ -155,8 +166,12 @@ impl Registry {
         }
     }
 
-    /// Takes a place for a session that was authorised.
-    pub(crate) fn enter(self: &Arc<Self>, about: About) -> Result<Place, Refusal> {
+    /// Takes a place for a session that was authorised; what it moves is counted for `tally`.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        about: About,
+        tally: &Arc<Tally>,
+    ) -> Result<Place, Refusal> {
         let mut sessions = lock(&self.sessions);
         if sessions.closing {
             return Err(Refusal::new(
@@ -183,7 +198,8 @@ impl Registry {
             far: OnceLock::new(),
             cancel_key: Mutex::default(),
             traffic: Traffic::default(),
-            meter: Meter::default(),
+            meter: Meter::new(Instant::now()),
+            trace: Trace::default(),
             stop,
             dismissal: OnceLock::new(),
         });
@@ -193,6 +209,7 @@ impl Registry {
         Ok(Place {
             registry: Arc::clone(self),
             number,
+            tally: Arc::clone(tally),
             live,
             stop: told,
         })
@@ -243,19 +260,37 @@ impl Registry {
 
     /// Every live session, the oldest first.
     pub(crate) fn all(&self) -> Vec<Arc<Live>> {
-        let mut all: Vec<_> = lock(&self.sessions)
-            .live
-            .iter()
-            .map(|(number, live)| (*number, Arc::clone(live)))
-            .collect();
+        self.all_and(|| ()).0
+    }
+
+    /// Every live session, the oldest first, and what `past` tells of those that have ended by then: none is in both,
+    /// and none is missing.
+    pub(crate) fn all_and<T>(&self, past: impl FnOnce() -> T) -> (Vec<Arc<Live>>, T) {
+        let (mut all, past) = {
+            let sessions = lock(&self.sessions);
+            let live = sessions.live.iter();
+            let all: Vec<_> = live
+                .map(|(number, live)| (*number, Arc::clone(live)))
+                .collect();
+            (all, past())
+        };
         all.sort_unstable_by_key(|(number, _)| *number);
-        all.into_iter().map(|(_, live)| live).collect()
+        (all.into_iter().map(|(_, live)| live).collect(), past)
     }
 
     /// Reads how much flowed since it was called last: about once a second.
     pub(crate) fn meter(&self, now: Instant) {
         for live in lock(&self.sessions).live.values() {
             live.meter.tick(&live.traffic, now);
+        }
+    }
+
+    /// Remembers how every stream flows now: every two seconds.
+    pub(crate) fn trace(&self, now: Clock) {
+        for live in self.all() {
+            if let Some(watched) = &live.watched {
+                live.trace.take(&watched.lock(), live.meter.rates(), now);
+            }
         }
     }
 
@@ -281,7 +316,11 @@ impl Registry {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        lock(&self.registry.sessions).live.remove(&self.number);
+        {
+            let mut sessions = lock(&self.registry.sessions);
+            sessions.live.remove(&self.number);
+            self.tally.settle(&self.live);
+        }
         self.registry.ended.notify_waiters();
     }
 }

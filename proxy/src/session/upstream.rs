@@ -237,9 +237,11 @@ async fn reach(
         tls12: route.tls12,
         records: route.records,
     };
+    let began = Instant::now();
     let established = connect_tls(dialled, route.credentials)
         .await
         .map_err(|refusal| *refusal)?;
+    record.handshaken(began.elapsed());
     record.id(established.id);
     record.tls(established.parameters);
     record.reached(format!("{target} {}", established.peer.identity));

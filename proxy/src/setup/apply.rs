@@ -3,10 +3,13 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag};
+use nix::unistd::linkat;
 use serde::{Deserialize, Serialize};
 
 use super::block;
@@ -25,7 +28,7 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
             mode: metadata.mode() & 0o7777,
@@ -59,6 +62,39 @@ struct Content {
     cluster: Option<PathBuf>,
     files: Vec<FileEntry>,
     sql: Vec<SqlEntry>,
+    /// CA and certificate are being made: what is there of them without the rest is of a run that was killed.
+    #[serde(default)]
+    making_certificates: bool,
+    /// How far a standby's copy is.
+    #[serde(default)]
+    copy: Option<StandbyCopy>,
+}
+
+/// A standby's copy on its way to its place, so that a run that was killed can be taken up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StandbyCopy {
+    pub(crate) stage: Stage,
+    /// Where it grows.
+    pub(crate) staging: PathBuf,
+    /// The program that makes it, while it runs.
+    pub(crate) pid: Option<i32>,
+    /// Directories that were moved aside, and where they had been.
+    pub(crate) aside: Vec<(PathBuf, PathBuf)>,
+}
+
+/// What is done, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    /// pg_basebackup has begun.
+    Copying,
+    /// It has ended well; old and new are still to be exchanged.
+    Copied,
+    /// pg_rewind has begun.
+    Rewinding,
+    /// The copy is in its place; it may not have streamed yet.
+    Placed,
+    /// It was seen to stream.
+    Streamed,
 }
 
 /// What setup did, so that it can be undone; locked while it is open.
@@ -69,7 +105,8 @@ pub(crate) struct Journal {
 }
 
 /// What undo made of a file.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", content = "path", rename_all = "snake_case")]
 pub(crate) enum Undone {
     /// As it was before, byte by byte.
     Restored(PathBuf),
@@ -132,7 +169,24 @@ impl Journal {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.content.files.is_empty() && self.content.sql.is_empty()
+        self.content.files.is_empty() && self.content.sql.is_empty() && self.content.copy.is_none()
+    }
+
+    /// How far a standby's copy is, if there is one.
+    pub(crate) fn copy(&self) -> Option<&StandbyCopy> {
+        self.content.copy.as_ref()
+    }
+
+    /// Notes how far it is, before anything is done that relies on it.
+    pub(crate) fn note_copy(&mut self, copy: StandbyCopy) -> Result<(), Problem> {
+        self.content.copy = Some(copy);
+        self.save()
+    }
+
+    /// Forgets it: what was moved aside is its owner's business from now on.
+    pub(crate) fn forget_copy(&mut self) -> Result<(), Problem> {
+        self.content.copy = None;
+        self.save()
     }
 
     /// What the server can be told back, the last first.
@@ -148,9 +202,27 @@ impl Journal {
         self.save()
     }
 
+    /// Notes that CA and certificate are about to be made, or that they are made; whether an earlier run was killed then.
+    pub(crate) fn note_certificates(&mut self, making: bool) -> Result<bool, Problem> {
+        let before = std::mem::replace(&mut self.content.making_certificates, making);
+        if before != making {
+            self.save()?;
+        }
+        Ok(before)
+    }
+
     /// Notes which cluster it is.
     pub(crate) fn note_cluster(&mut self, data: &Path) -> Result<(), Problem> {
+        let version = |data: &Path| fs::read_to_string(data.join("PG_VERSION")).ok();
         match self.cluster() {
+            // After an upgrade there is a new one: what was changed for the old one is its own business.
+            Some(other)
+                if other != data
+                    && version(other).is_some_and(|old| version(data) != Some(old)) =>
+            {
+                self.set_aside()?;
+                self.note_cluster(data)
+            }
             Some(other) if other != data => Err(Problem::new(
                 "G15",
                 format!("{} belongs to another cluster", self.directory.display()),
@@ -162,6 +234,33 @@ impl Journal {
                 self.save()
             }
         }
+    }
+
+    /// Begins a new journal; the old one, with its copies, goes into a directory of its own.
+    fn set_aside(&mut self) -> Result<(), Problem> {
+        let mut numbered = (1_u32..).map(|number| self.directory.join(format!("before-{number}")));
+        let Some(place) = numbered.find(|path| !path.exists()) else {
+            return Ok(());
+        };
+        let move_all = || -> io::Result<()> {
+            fs::DirBuilder::new().mode(0o700).create(&place)?;
+            for entry in fs::read_dir(&self.directory)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                // The journal last: until it is gone, a run that was killed is taken up here.
+                if entry.file_type()?.is_file() && name != "lock" && name != JOURNAL {
+                    fs::rename(entry.path(), place.join(name))?;
+                }
+            }
+            fs::rename(self.directory.join(JOURNAL), place.join(JOURNAL))
+        };
+        move_all().map_err(|error| cannot("use", &place, &error))?;
+        eprintln!(
+            "what was changed for the cluster before is noted in {}",
+            place.display()
+        );
+        self.content = Content::default();
+        Ok(())
     }
 
     fn save(&self) -> Result<(), Problem> {
@@ -189,6 +288,11 @@ impl Journal {
 
     /// Makes one change. A file that is new gets `rights`; any other keeps its own.
     pub(crate) fn write(&mut self, change: &FileChange, rights: Rights) -> Result<(), Problem> {
+        self.stage(change, rights)?.commit()
+    }
+
+    /// Everything that may fail for want of room or rights, and the note for undo: after it only a rename is left.
+    pub(crate) fn stage(&mut self, change: &FileChange, rights: Rights) -> Result<Staged, Problem> {
         // A link is followed: what it points to is PostgreSQL's file.
         let path = fs::canonicalize(&change.path).unwrap_or_else(|_| change.path.clone());
         let old = match Disk.read(&path) {
@@ -208,7 +312,7 @@ impl Journal {
         let number = index.unwrap_or(self.content.files.len());
         let original = match index.and_then(|index| self.content.files.get(index)) {
             // What was there before the first run, unless others have changed the file since the last.
-            Some(entry) if self.copy(&entry.written).ok() == old || old.is_none() => {
+            Some(entry) if self.kept(&entry.written).ok() == old || old.is_none() => {
                 entry.original.clone()
             }
             _ => match &old {
@@ -229,11 +333,12 @@ impl Journal {
             Some(known) => *known = entry,
             None => self.content.files.push(entry),
         }
+        // First the note: undo takes away what a kill leaves beside the file.
         self.save()?;
-        replace(&path, &change.new, rights).map_err(|error| cannot("write", &path, &error))
+        Staged::write(&path, &change.new, rights).map_err(|error| cannot("write", &path, &error))
     }
 
-    fn copy(&self, name: &str) -> io::Result<Vec<u8>> {
+    fn kept(&self, name: &str) -> io::Result<Vec<u8>> {
         Disk.read(&self.directory.join(name))
     }
 
@@ -253,6 +358,8 @@ impl Journal {
 
     fn undo_file(&self, entry: &FileEntry) -> io::Result<Undone> {
         let path = entry.path.clone();
+        // Of a run that was killed.
+        remove_if_there(&temporary_of(&path)?)?;
         let now = match Disk.read(&path) {
             Ok(now) => now,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -263,9 +370,9 @@ impl Journal {
         let original = entry
             .original
             .as_deref()
-            .map(|name| self.copy(name))
+            .map(|name| self.kept(name))
             .transpose()?;
-        if now == self.copy(&entry.written)? {
+        if now == self.kept(&entry.written)? {
             return match original {
                 Some(original) => {
                     replace(&path, &original, entry.rights)?;
@@ -305,34 +412,107 @@ fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
     )
 }
 
-/// A new file in the place of the old one in one step, with these rights from its first moment on: one in a data directory
-/// that the server cannot read would break every base backup.
-fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
+/// A new file in the place of the old one in one step.
+pub(super) fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
+    Staged::write(path, content, rights)?.rename()
+}
+
+fn temporary_of(path: &Path) -> io::Result<PathBuf> {
     let name = path
         .file_name()
         .ok_or(ErrorKind::InvalidInput)?
         .to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.pgtlsproxy"));
-    // Of an earlier run that was killed.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
+    Ok(path.with_file_name(format!(".{name}.pgtlsproxy")))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    let written = fchown(&file, Some(rights.uid), Some(rights.gid))
-        .and_then(|()| file.set_permissions(Permissions::from_mode(rights.mode)))
-        .and_then(|()| file.write_all(content))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+}
+
+/// A file's new content on its disk, whole, beside it; gone on drop.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    path: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Staged {
+    fn write(path: &Path, content: &[u8], rights: Rights) -> io::Result<Self> {
+        let temporary = temporary_of(path)?;
+        // Of an earlier run that was killed.
+        remove_if_there(&temporary)?;
+        let staged = Self {
+            path: path.to_owned(),
+            temporary,
+        };
+        let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+        let unnamed = OpenOptions::new()
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlag::O_TMPFILE.bits())
+            .open(directory);
+        match unnamed {
+            // It has a name only when all is in it: one in a data directory that the server cannot read, left there by a
+            // kill, would break every base backup.
+            Ok(file) => {
+                fill(&file, content, rights)?;
+                let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+                linkat(
+                    AT_FDCWD,
+                    &*unnamed,
+                    AT_FDCWD,
+                    &staged.temporary,
+                    AtFlags::AT_SYMLINK_FOLLOW,
+                )?;
+            }
+            Err(error) if no_such_kind(&error) => {
+                let file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&staged.temporary)?;
+                fill(&file, content, rights)?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(staged)
     }
-    written?;
-    File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
+
+    /// Puts it in the old one's place.
+    pub(crate) fn commit(self) -> Result<(), Problem> {
+        let path = self.path.clone();
+        self.rename()
+            .map_err(|error| cannot("write", &path, &error))
+    }
+
+    fn rename(self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.path)?;
+        File::open(self.path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Not every file system has files without a name (NFS has none).
+fn no_such_kind(error: &io::Error) -> bool {
+    let kinds = [Errno::EOPNOTSUPP, Errno::EISDIR, Errno::EINVAL];
+    kinds
+        .iter()
+        .any(|kind| error.raw_os_error() == Some(*kind as i32))
+}
+
+fn fill(mut file: &File, content: &[u8], rights: Rights) -> io::Result<()> {
+    fchown(file, Some(rights.uid), Some(rights.gid))?;
+    file.set_permissions(Permissions::from_mode(rights.mode))?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 #[cfg(test)]

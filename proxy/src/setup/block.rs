@@ -35,6 +35,24 @@ pub(crate) fn without(text: &[u8]) -> Result<Vec<u8>, Unpaired> {
     }
 }
 
+/// The block of a text, if it has one: where it begins, which is the same place without it, and what is in it.
+pub(crate) fn find(text: &[u8]) -> Option<(usize, &[u8])> {
+    let mut at = 0;
+    let mut inside = None;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let next = at + line.len();
+        match (line.trim_ascii(), inside) {
+            (mark, None) if mark == BEGIN.as_bytes() => inside = Some((at, next)),
+            (mark, Some((begin, first))) if mark == END.as_bytes() => {
+                return Some((begin, text.get(first..at)?));
+            }
+            _ => {}
+        }
+        at = next;
+    }
+    None
+}
+
 /// The text with a block of these lines before the byte `at`, which must be the beginning of a line or the end of the
 /// text. A last line without its line end gets one.
 pub(crate) fn insert(text: &[u8], at: usize, lines: &[Vec<u8>]) -> Vec<u8> {

@@ -8,7 +8,7 @@ use super::files::{Disk, Overlay};
 use super::find::Cluster;
 use super::plan::REWIND_FUNCTIONS;
 use super::server::{Server, literal};
-use super::version::{Major, Thing, V11, has};
+use super::version::{Major, Thing, V11, has, wants};
 use crate::problem::Problem;
 
 /// The file of our own, beside postgresql.conf or in its conf.d.
@@ -45,12 +45,25 @@ pub(crate) struct Running {
     pub(crate) groups: BTreeSet<String>,
     pub(crate) slots: BTreeSet<String>,
     pub(crate) in_recovery: bool,
+    /// Whether the role has a password that the method of this major can check.
+    pub(crate) has_password: bool,
+    /// Whether passwords of the old kind are, or will be, in use.
+    pub(crate) md5_passwords: bool,
     /// Whether the role may execute what pg_rewind executes.
     pub(crate) may_rewind: bool,
 }
 
+impl Facts {
+    /// The server's port, by its socket's name.
+    pub(crate) fn port(&self) -> u16 {
+        let name = self.socket.extension().unwrap_or_default();
+        name.to_string_lossy().parse().unwrap_or(5432)
+    }
+}
+
 const ASKED: &str = "'wal_level', 'max_wal_senders', 'max_replication_slots', 'hot_standby', 'wal_log_hints', \
-     'data_checksums', 'config_file', 'hba_file', 'ident_file'";
+     'data_checksums', 'config_file', 'hba_file', 'ident_file', 'ssl', 'ssl_cert_file', 'ssl_key_file', 'ssl_ca_file', \
+     'ssl_crl_file', 'ssl_min_protocol_version', 'listen_addresses'";
 
 pub(crate) fn gather(
     cluster: &Cluster,
@@ -136,7 +149,8 @@ fn own_file(cluster: &Cluster, config_file: &std::path::Path) -> Result<(PathBuf
 
 fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
     let pairs = server.query(&format!(
-        "SELECT name, setting FROM pg_settings WHERE name IN ({ASKED})"
+        "SELECT name, setting FROM pg_settings WHERE name IN ({ASKED}) \
+         AND (name <> 'listen_addresses' OR source <> 'command line')"
     ))?;
     let settings = pairs
         .lines()
@@ -163,6 +177,15 @@ fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
     let may_rewind = !found.is_empty()
         && major >= V11
         && server.query(&format!("SELECT {}", rewind.join(" AND ")))? == "t";
+    let kind = match wants(major, Thing::PasswordMethod) {
+        Some("scram-sha-256") => "SCRAM-SHA-256$%",
+        _ => "md5%",
+    };
+    let passwords = server.query(&format!(
+        "SELECT EXISTS (SELECT 1 FROM pg_authid WHERE rolname = {role} AND rolpassword LIKE '{kind}'), \
+         current_setting('password_encryption') <> 'scram-sha-256' \
+         OR EXISTS (SELECT 1 FROM pg_authid WHERE rolpassword LIKE 'md5%')"
+    ))?;
     let lines = |text: String| text.lines().map(str::to_owned).collect();
     Ok(Running {
         settings,
@@ -170,6 +193,8 @@ fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
         groups: lines(groups),
         slots: lines(slots),
         may_rewind,
+        has_password: passwords.starts_with('t'),
+        md5_passwords: passwords.ends_with('t'),
         in_recovery: server.query("SELECT pg_is_in_recovery()")? == "t",
     })
 }

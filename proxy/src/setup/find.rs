@@ -12,8 +12,8 @@ use super::files::Disk;
 use super::version::{Major, Thing, wants};
 use crate::problem::Problem;
 
-const DEBIAN_CONFIGURATION: &str = "/etc/postgresql";
-const RHEL_DATA: &str = "/var/lib/pgsql";
+pub(super) const DEBIAN_CONFIGURATION: &str = "/etc/postgresql";
+pub(super) const RHEL_DATA: &str = "/var/lib/pgsql";
 
 /// A cluster on this host.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub(crate) struct Cluster {
     pub(crate) debian: Option<(String, String)>,
     /// The OS user that owns the data directory, as whom the server runs.
     pub(crate) owner: User,
+    /// Where its programs are, if somebody has said so.
+    pub(crate) bindir: Option<PathBuf>,
 }
 
 /// What the command line says about it.
@@ -83,7 +85,7 @@ fn none_found(why: &str) -> Problem {
     )
 }
 
-fn subdirectories(path: &Path) -> Vec<PathBuf> {
+pub(super) fn subdirectories(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries
         .map(|entry| entry.path())
@@ -100,7 +102,7 @@ fn file_name(path: &Path) -> String {
         .into_owned()
 }
 
-fn all_debian() -> Vec<Cluster> {
+pub(super) fn all_debian() -> Vec<Cluster> {
     let versions = subdirectories(Path::new(DEBIAN_CONFIGURATION));
     let clusters = versions.iter().flat_map(|version| {
         let names = subdirectories(version);
@@ -183,6 +185,7 @@ fn inspect(data: &Path) -> Result<Cluster, Problem> {
         data,
         debian: None,
         owner,
+        bindir: None,
     })
 }
 
@@ -222,8 +225,8 @@ impl Cluster {
         PathBuf::from(first.filter(|first| !first.is_empty()).unwrap_or("/tmp"))
     }
 
-    /// The directory of this major's programs, if it is found: beside the running server, where Debian and RHEL put
-    /// them, or on the PATH.
+    /// A program of this major, if it is found: where it is said to be, beside the running server, where Debian and RHEL
+    /// put it, or on the PATH.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         let opts = fs::read_to_string(self.data.join("postmaster.opts")).unwrap_or_default();
         let server = opts.split(" \"").next().map(|path| Path::new(path.trim()));
@@ -236,7 +239,12 @@ impl Cluster {
         let on_path: Vec<_> = std::env::split_paths(&on_path)
             .map(|directory| directory.join(name))
             .collect();
-        let places = beside.into_iter().chain([debian, rhel]).chain(on_path);
+        let told = self.bindir.as_ref().map(|directory| directory.join(name));
+        let places = told
+            .into_iter()
+            .chain(beside)
+            .chain([debian, rhel])
+            .chain(on_path);
         places
             .into_iter()
             .find(|path| path.is_file())

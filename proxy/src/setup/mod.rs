@@ -2,33 +2,42 @@
 //! change changes. Readers and writers are pure; files come in through [`files::Files`] and go out through nothing but
 //! the one room that applies a plan.
 
+mod allow; // the proxy's allow rules for standbys
 mod apply; // the only writer of PostgreSQL's files; the journal, undo
 mod block; // the one marked block in a file of others
 mod conf; // postgresql.conf, read and written
-#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 mod conninfo; // libpq's connection strings
 mod diff;
 mod facts; // what is known before anything is planned
 mod files;
 mod find; // which cluster is meant
-mod hba; // pg_hba.conf and pg_ident.conf
-#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
+pub(crate) mod hba; // pg_hba.conf and pg_ident.conf
+mod leave; // what a node that goes leaves in a running server
 mod passfile; // libpq's password file
 mod plan; // facts and wishes to changes
+mod report; // what is printed with --json
 mod server; // a running server, through psql
+mod service; // the proxy as a service
 mod sidecar; // the proxy's own side of a node
+mod standby; // from a node to a server that streams
+mod tls; // PostgreSQL's own TLS instead of the proxy
 mod validate; // what was written, judged by PostgreSQL itself
 mod version; // what each major wants
 
 pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
 pub(crate) use diff::unified;
-pub(crate) use facts::gather;
-pub(crate) use files::Disk;
+pub(crate) use facts::{Facts, gather};
+pub(crate) use files::{Disk, Place};
 pub(crate) use find::{Cluster, Wanted, find};
-pub(crate) use plan::{FileChange, SqlChange, Wishes, primary as plan_primary};
+pub(crate) use leave::{SlotState, who_waits};
+pub(crate) use plan::{FileChange, LoginBy, SqlChange, Wishes, primary as plan_primary, slot_name};
+pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, UndoReport, json};
 pub(crate) use server::{Server, restart};
+pub(crate) use service::{by_systemd, ensure_user, start_unit};
 pub(crate) use sidecar::Sidecar;
-pub(crate) use validate::apply_files;
+pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
+pub(crate) use tls::needs;
+pub(crate) use validate::{apply_files, check_readable};
 
 #[cfg(test)]
 mod tests;

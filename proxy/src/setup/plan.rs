@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use postgres_protocol::password;
+use zeroize::Zeroizing;
+
 use super::block;
 use super::conf;
 use super::facts::{Facts, OWN_FILE};
 use super::files::{Files, NotUnderstood, Overlay};
 use super::hba::{self, Kind, Login, Rule, Transport, Via};
 use super::server::{identifier, literal};
-use super::version::{Major, Thing, V9_6, V10, V11, has, wants};
+use super::tls::{self, Tls};
+use super::version::{Major, Thing, V9_6, V10, V11, V14, has, since, wants};
 use crate::problem::Problem;
 
 /// The map of pg_ident.conf by which the proxy's OS user becomes the role.
@@ -26,8 +30,17 @@ const AT_RESTART: [&str; 5] = [
     "wal_log_hints",
 ];
 
+/// How the role logs in.
+pub(crate) enum LoginBy {
+    /// By being the proxy's OS user, on the Unix socket.
+    OsUser,
+    /// By SCRAM (md5 before 10), with this password where the role has none that serves.
+    Password(Option<Zeroizing<String>>),
+    /// By a certificate, over PostgreSQL's own TLS.
+    Certificate(Tls),
+}
+
 /// What the primary is to be made ready for.
-#[derive(Debug)]
 pub(crate) struct Wishes {
     /// The role by which standbys log in.
     pub(crate) role: String,
@@ -42,8 +55,7 @@ pub(crate) struct Wishes {
     pub(crate) fix_trust: bool,
     /// Make slots even where nothing bounds them.
     pub(crate) slot: bool,
-    /// SCRAM instead of the OS user, with this password for a new role.
-    pub(crate) password: Option<zeroize::Zeroizing<String>>,
+    pub(crate) login: LoginBy,
 }
 
 /// A file as it will be.
@@ -58,7 +70,7 @@ pub(crate) struct FileChange {
 pub(crate) struct SqlChange {
     /// What it does, as a person would say it; without secrets.
     pub(crate) what: String,
-    pub(crate) sql: zeroize::Zeroizing<String>,
+    pub(crate) sql: Zeroizing<String>,
     /// What undoes it, if it is to be undone.
     pub(crate) undo: Option<String>,
     /// It cannot be done before the restart that is due.
@@ -96,8 +108,27 @@ pub(crate) fn primary(
     facts: &Facts,
     wishes: &Wishes,
 ) -> Result<Plan, Vec<Problem>> {
+    node(files, facts, wishes, &[])
+}
+
+/// As [`primary`], with settings that a standby needs besides; of a number in both, the larger counts.
+pub(crate) fn node(
+    files: &dyn Files,
+    facts: &Facts,
+    wishes: &Wishes,
+    more: &[(&'static str, String)],
+) -> Result<Plan, Vec<Problem>> {
     let mut plan = Plan::default();
-    let own = own_settings(facts, wishes);
+    refuse_what_it_has_not(facts.major, wishes).map_err(|problem| vec![problem])?;
+    let mut own = own_settings(facts, wishes);
+    for (name, value) in more {
+        let number = |text: &str| text.parse::<u64>().ok();
+        match own.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) if number(known) >= number(value) => {}
+            Some((_, known)) => known.clone_from(value),
+            None => own.push((name, value.clone())),
+        }
+    }
     let mut view = Overlay {
         below: files,
         new: BTreeMap::new(),
@@ -107,8 +138,14 @@ pub(crate) fn primary(
     let (rules, logins) = rules(facts, wishes).map_err(|problem| vec![problem])?;
     let hba = hba::with_block(&view, &facts.hba_file, facts.major, &rules, &logins).map_err(one)?;
     view.new.insert(facts.hba_file.clone(), hba);
-    if wishes.password.is_none() {
-        let lines = ident_lines(facts, wishes).map_err(|problem| vec![problem])?;
+    if let LoginBy::Certificate(tls) = &wishes.login {
+        let set = |name: &str| set(facts, name);
+        plan.warnings
+            .extend(tls::objections(tls, facts, set).map_err(|problem| vec![problem])?);
+    }
+    if !matches!(wishes.login, LoginBy::Password(_)) {
+        let known = files.read(&facts.ident_file).unwrap_or_default();
+        let lines = ident_lines(facts, wishes, &known).map_err(|problem| vec![problem])?;
         let ident =
             hba::ident_with_block(&view, &facts.ident_file, facts.major, &lines).map_err(one)?;
         view.new.insert(facts.ident_file.clone(), ident);
@@ -118,7 +155,7 @@ pub(crate) fn primary(
     check_effective(&view, facts, &own)?;
     if let Some(running) = &facts.running {
         for (name, value) in &own {
-            let at_restart = AT_RESTART.contains(name);
+            let at_restart = AT_RESTART.contains(name) || tls::at_restart(name, facts.major);
             if at_restart
                 && running
                     .settings
@@ -131,6 +168,32 @@ pub(crate) fn primary(
         sql(facts, wishes, &mut plan);
     }
     Ok(plan)
+}
+
+/// An option for what this major does not have would be silently without effect.
+fn refuse_what_it_has_not(major: Major, wishes: &Wishes) -> Result<(), Problem> {
+    let asked = [
+        (wishes.rewind, "--rewind", Thing::Rewind),
+        (wishes.slot_sync, "--slot-sync", Thing::SlotSync),
+        (
+            !wishes.logical.is_empty(),
+            "--logical",
+            Thing::LogicalDecoding,
+        ),
+        (wishes.slot, "--slot", Thing::Slots),
+    ];
+    for (wished, option, thing) in asked {
+        if wished && !has(major, thing) {
+            let since = since(thing).map_or_else(String::new, |major| major.to_string());
+            return Err(Problem::new(
+                "G19",
+                format!("PostgreSQL {major} has nothing for {option}"),
+                format!("what it prepares came with {since}"),
+                format!("leave {option} away"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Old spellings that mean the same (documentation of 9.6, wal_level).
@@ -160,22 +223,30 @@ fn wal_rank(level: &str) -> u8 {
 /// ours made of it, so that a second run finds the same.
 fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
     let major = facts.major;
-    let set = |name: &str| {
-        let found = facts.settings.effective(name)?;
+    let set = |name: &str| set(facts, name);
+    // Of an earlier run, which may have had other options: what it prepared stays prepared.
+    let before = |name: &str| {
+        let found = facts.own.effective(name)?;
         Some(String::from_utf8_lossy(&found.value).into_owned())
+    };
+    let at_least = |name: &str, value: u32| {
+        let earlier = before(name).and_then(|value| value.parse().ok());
+        value.max(earlier.unwrap_or(0)).to_string()
     };
     let number = |name: &str, default: u32| {
         set(name).map_or(default, |value| value.trim().parse().unwrap_or(default))
     };
     let mut own = Vec::new();
 
-    let needed = if wishes.logical.is_empty() {
+    // The slots that are synchronised are logical ones (documentation, 47.2.3).
+    let needed = if wishes.logical.is_empty() && !wishes.slot_sync {
         Thing::WalLevel
     } else {
         Thing::WalLevelLogical
     };
     let default = if major >= V10 { "replica" } else { "minimal" };
-    if let Some(level) = wants(major, needed)
+    let earlier = before("wal_level").filter(|level| wal_rank(level) > 2);
+    if let Some(level) = earlier.as_deref().or_else(|| wants(major, needed))
         && wal_rank(&set("wal_level").unwrap_or_else(|| default.to_owned())) < wal_rank(level)
     {
         own.push(("wal_level", level.to_owned()));
@@ -187,13 +258,16 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
     // A base backup takes two more, and room is left to look at it by hand.
     let senders = standbys.saturating_mul(2).saturating_add(4);
     if number("max_wal_senders", default) < senders {
-        own.push(("max_wal_senders", senders.max(10).to_string()));
+        own.push((
+            "max_wal_senders",
+            at_least("max_wal_senders", senders.max(10)),
+        ));
     }
     let slots = standbys.saturating_add(4);
     if let Some(name) = wants(major, Thing::Slots)
         && number(name, default) < slots
     {
-        own.push((name, slots.max(10).to_string()));
+        own.push((name, at_least(name, slots.max(10))));
     }
     if let Some(name) = wants(major, Thing::KeepWal)
         && set(name).is_none_or(|value| value == "0")
@@ -205,9 +279,7 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
     if let Some(name) = wants(major, Thing::SlotBound)
         && set(name).is_none_or(|value| value == "-1")
     {
-        let before = facts.own.effective(name);
-        let value = before.map(|before| String::from_utf8_lossy(&before.value).into_owned());
-        own.push((name, value.unwrap_or_else(|| slot_bound(facts.free))));
+        own.push((name, before(name).unwrap_or_else(|| slot_bound(facts.free))));
     }
     if let Some(value) = wants(major, Thing::HotStandby)
         && set("hot_standby").is_none_or(|value| value.eq_ignore_ascii_case("off"))
@@ -218,14 +290,26 @@ fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str, String)> {
         .running
         .as_ref()
         .and_then(|running| running.settings.get("data_checksums"));
-    if wishes.rewind
+    if (wishes.rewind || before("wal_log_hints").is_some())
         && has(major, Thing::Rewind)
         && checksums.is_none_or(|value| value != "on")
         && set("wal_log_hints").is_none_or(|value| !value.eq_ignore_ascii_case("on"))
     {
         own.push(("wal_log_hints", "on".to_owned()));
     }
+    if let LoginBy::Certificate(tls) = &wishes.login {
+        own.extend(tls::settings(tls, facts, set));
+    } else {
+        let kept = tls::SETTINGS.iter();
+        own.extend(kept.filter_map(|name| Some((*name, before(name)?))));
+    }
     own
+}
+
+/// What others set it to: the last of them.
+fn set(facts: &Facts, name: &str) -> Option<String> {
+    let found = facts.settings.effective(name)?;
+    Some(String::from_utf8_lossy(&found.value).into_owned())
 }
 
 /// A quarter of the free space, in whole gigabytes, between 1 and 64: a slot must not fill the disk.
@@ -321,7 +405,7 @@ fn fix_trust(
                 "its method is `trust`, and whoever comes through the proxy is on this host for PostgreSQL",
                 format!(
                     "let it ask (`{}`), or run this with --fix-trust, which writes that",
-                    asking(rule, facts.major)
+                    asking(rule, facts)
                 ),
             )
         };
@@ -329,7 +413,7 @@ fn fix_trust(
     }
     let mut by_file: BTreeMap<PathBuf, Vec<(&Rule, &str)>> = BTreeMap::new();
     for rule in trusting {
-        let method = asking(rule, facts.major);
+        let method = asking(rule, facts);
         plan.warnings.push(
             Problem::new(
                 "G11",
@@ -353,52 +437,76 @@ fn fix_trust(
     Ok(())
 }
 
-fn asking(rule: &Rule, major: Major) -> &'static str {
+/// `md5` takes passwords of both kinds from 10 on, `scram-sha-256` only its own (documentation, 20.5): nobody who has a
+/// password may be shut out. Up to 13 new ones are of the old kind by default.
+fn asking(rule: &Rule, facts: &Facts) -> &'static str {
+    let md5 = facts
+        .running
+        .as_ref()
+        .map_or(facts.major < V14, |running| running.md5_passwords);
     match rule.transport {
         Transport::Local => "peer",
-        _ => wants(major, Thing::PasswordMethod).unwrap_or("md5"),
+        _ if md5 => "md5",
+        _ => wants(facts.major, Thing::PasswordMethod).unwrap_or("md5"),
     }
 }
 
 /// The lines of pg_hba.conf, and the logins that they are for.
 fn rules<'a>(facts: &Facts, wishes: &'a Wishes) -> Result<(Vec<String>, Vec<Login<'a>>), Problem> {
-    let method = match wishes.password {
-        None => format!("peer map={MAP}"),
-        Some(_) => wants(facts.major, Thing::PasswordMethod)
+    let method = match wishes.login {
+        LoginBy::Certificate(_) => tls::method(facts.major),
+        LoginBy::OsUser => format!("peer map={MAP}"),
+        LoginBy::Password(_) => wants(facts.major, Thing::PasswordMethod)
             .unwrap_or("md5")
             .to_owned(),
     };
     let role = word(&wishes.role, facts.major)?;
-    let mut lines = vec![format!("local replication {role} {method}")];
+    let (via, from) = match &wishes.login {
+        LoginBy::Certificate(tls) => (Via::Tls, &*tls.from),
+        _ => (Via::Socket, [].as_slice()),
+    };
+    let line = |database: &str| match from {
+        [] => vec![format!("local {database} {role} {method}")],
+        from => from
+            .iter()
+            .map(|from| format!("hostssl {database} {role} {from} {method}"))
+            .collect(),
+    };
+    let mut lines = line("replication");
     let mut kinds = vec![Kind::Physical];
     if wishes.rewind || wishes.slot_sync {
-        lines.push(format!("local {MAINTENANCE_DATABASE} {role} {method}"));
+        lines.extend(line(MAINTENANCE_DATABASE));
         kinds.push(Kind::Ordinary {
             database: MAINTENANCE_DATABASE,
         });
     }
     for database in &wishes.logical {
-        lines.push(format!(
-            "local {} {role} {method}",
-            word(database, facts.major)?
-        ));
+        lines.extend(line(&word(database, facts.major)?));
         kinds.push(Kind::Logical { database });
     }
     lines.dedup();
     let groups = facts.running.as_ref().map(|running| running.groups.clone());
     let login = |kind| Login {
         groups: groups.clone().unwrap_or_default(),
-        ..Login::new(kind, &wishes.role, Via::Socket)
+        ..Login::new(kind, &wishes.role, via)
     };
     Ok((lines, kinds.into_iter().map(login).collect()))
 }
 
-fn ident_lines(facts: &Facts, wishes: &Wishes) -> Result<Vec<String>, Problem> {
-    let user = word(&wishes.os_user, facts.major)?;
-    Ok(vec![format!(
-        "{MAP} {user} {}",
-        word(&wishes.role, facts.major)?
-    )])
+fn ident_lines(facts: &Facts, wishes: &Wishes, known: &[u8]) -> Result<Vec<String>, Problem> {
+    let (map, users) = match &wishes.login {
+        LoginBy::Certificate(_) => (tls::TLS_MAP, &*wishes.standbys),
+        _ => (MAP, std::slice::from_ref(&wishes.os_user)),
+    };
+    let role = word(&wishes.role, facts.major)?;
+    let mut lines = users
+        .iter()
+        .map(|user| Ok(format!("{map} {} {role}", word(user, facts.major)?)))
+        .collect::<Result<Vec<_>, Problem>>()?;
+    let inside = block::find(known).map_or(Vec::new(), |(_, inside)| inside.to_vec());
+    let kept: Vec<_> = tls::kept_maps(&String::from_utf8_lossy(&inside), map, &lines).collect();
+    lines.extend(kept);
+    Ok(lines)
 }
 
 fn word(name: &str, major: Major) -> Result<String, Problem> {
@@ -434,14 +542,7 @@ fn sql(facts: &Facts, wishes: &Wishes, plan: &mut Plan) {
     };
     match running.role {
         None => {
-            let password = wishes
-                .password
-                .as_ref()
-                .map(|password| format!(" PASSWORD {}", literal(password)));
-            let sql = format!(
-                "CREATE ROLE {role} LOGIN REPLICATION{}",
-                password.unwrap_or_default()
-            );
+            let sql = format!("CREATE ROLE {role} LOGIN REPLICATION");
             tell(
                 format!("create role {role} with REPLICATION"),
                 sql,
@@ -460,16 +561,27 @@ fn sql(facts: &Facts, wishes: &Wishes, plan: &mut Plan) {
         }
         Some(true) => {}
     }
+    if let LoginBy::Password(password) = &wishes.login
+        && !running.has_password
+    {
+        let verifier = password
+            .as_ref()
+            .map(|password| literal(&verifier(password, &wishes.role, facts.major)));
+        let sql = format!(
+            "ALTER ROLE {role} PASSWORD {}",
+            verifier.unwrap_or_default()
+        );
+        tell(format!("give role {role} its password"), sql, None, false);
+    }
     if wishes.rewind && facts.major >= V11 && !running.may_rewind {
         // Documentation of pg_rewind, Notes.
-        let sql = format!(
-            "GRANT EXECUTE ON FUNCTION {} TO {role}",
-            REWIND_FUNCTIONS.join(", ")
-        );
+        let functions = REWIND_FUNCTIONS.join(", ");
         tell(
             format!("let role {role} read what pg_rewind needs"),
-            sql,
-            None,
+            format!("GRANT EXECUTE ON FUNCTION {functions} TO {role}"),
+            Some(format!(
+                "REVOKE EXECUTE ON FUNCTION {functions} FROM {role}"
+            )),
             false,
         );
     }
@@ -490,6 +602,15 @@ fn sql(facts: &Facts, wishes: &Wishes, plan: &mut Plan) {
                 after_restart: too_early,
             });
         }
+    }
+}
+
+/// What the server keeps of a password. Made here, as psql's \\password does, so that the password stands in no log of
+/// the server, and is of the right kind whatever password_encryption says.
+fn verifier(text: &str, role: &str, major: Major) -> String {
+    match wants(major, Thing::PasswordMethod) {
+        Some("scram-sha-256") => password::scram_sha_256(text.as_bytes()),
+        _ => password::md5(text.as_bytes(), role),
     }
 }
 

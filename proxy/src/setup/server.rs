@@ -39,7 +39,7 @@ pub(crate) fn output_of(command: &mut Command) -> Result<String, String> {
 }
 
 /// As [`output_of`], with this on its standard input.
-fn output_with(command: &mut Command, input: &str) -> Result<String, String> {
+pub(super) fn output_with(command: &mut Command, input: &str) -> Result<String, String> {
     let said = |error: std::io::Error| error.to_string();
     let piped = command
         .stdin(Stdio::piped())
@@ -150,29 +150,67 @@ pub(crate) fn identifier(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
-/// Stops the server and starts it again, the way its distribution does.
+/// Stops the server and starts it again, the way it was started.
 pub(crate) fn restart(cluster: &Cluster) -> Result<(), Problem> {
-    let mut command = match &cluster.debian {
-        Some((version, name)) => {
-            let mut command = Command::new("pg_ctlcluster");
-            command.args([version, name, "restart"]);
-            command
-        }
-        None => {
-            let mut command = as_owner(&cluster.owner, &cluster.program("pg_ctl"));
-            command
-                .args(["restart", "-w", "-s", "-m", "fast", "-l", "/dev/null", "-D"])
-                .arg(&cluster.data);
-            command
-        }
-    };
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    output_of(&mut command).map(|_| ()).map_err(|why| {
+    let failed = |why: String| {
         Problem::new(
             "G18",
             format!("{} does not restart", cluster.label),
             why,
             "look at the last lines of the server's log",
         )
-    })
+    };
+    let manager = match (&cluster.debian, unit_of(cluster)) {
+        (Some((version, name)), _) => Some((
+            "pg_ctlcluster",
+            vec![version.clone(), name.clone(), "restart".to_owned()],
+        )),
+        // Behind its back systemd would take the server for a failed one.
+        (None, Some(unit)) => Some(("systemctl", vec!["restart".to_owned(), unit])),
+        (None, None) => None,
+    };
+    if let Some((program, arguments)) = manager {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        return output_of(&mut command).map(drop).map_err(failed);
+    }
+    // The server inherits its log from pg_ctl. The file may belong to somebody else than the server: it is opened here.
+    let log = log_of(cluster).unwrap_or_else(|| "/dev/null".into());
+    let said = |error: std::io::Error| failed(format!("{}: {error}", log.display()));
+    let output = fs::OpenOptions::new()
+        .append(true)
+        .open(&log)
+        .map_err(said)?;
+    let errors = output.try_clone().map_err(said)?;
+    let mut command = as_owner(&cluster.owner, &cluster.program("pg_ctl"));
+    command
+        .args(["restart", "-w", "-s", "-m", "fast", "-D"])
+        .arg(&cluster.data);
+    match command.stdout(output).stderr(errors).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(failed(format!("pg_ctl: {status}"))),
+        Err(error) => Err(failed(format!("pg_ctl: {error}"))),
+    }
+}
+
+/// A file of the running server's in /proc.
+fn proc_file(cluster: &Cluster, name: &str) -> Option<PathBuf> {
+    let state = fs::read_to_string(cluster.data.join("postmaster.pid")).ok()?;
+    let pid: u32 = state.lines().next()?.trim().parse().ok()?;
+    Some(PathBuf::from(format!("/proc/{pid}/{name}")))
+}
+
+/// The unit of systemd's in which it runs, by its control group.
+fn unit_of(cluster: &Cluster) -> Option<String> {
+    let groups = fs::read_to_string(proc_file(cluster, "cgroup")?).ok()?;
+    let mut names = groups.lines().filter_map(|line| line.rsplit('/').next());
+    names
+        .find(|name| name.starts_with("postgres") && name.ends_with(".service"))
+        .map(str::to_owned)
+}
+
+/// The file that it writes its standard error to, so that its log goes on there.
+fn log_of(cluster: &Cluster) -> Option<PathBuf> {
+    let target = fs::read_link(proc_file(cluster, "fd/2")?).ok()?;
+    target.is_file().then_some(target)
 }

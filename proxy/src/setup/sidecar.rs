@@ -8,12 +8,17 @@ use certs_tool::authority::{Authority, CA_CERTIFICATE, CA_CRL, CA_KEY, NewAuthor
 use certs_tool::report::Failure;
 use certs_tool::store::Existing;
 use nix::unistd::{User, chown};
+use protocol::escape::escape;
 
+use super::allow::{self, string};
+use super::apply::Journal;
 use super::facts::Facts;
 use super::find::Cluster;
-use super::plan::{FileChange, MAINTENANCE_DATABASE, Wishes};
+use super::plan::{FileChange, Wishes};
+use super::tls::Tls;
 use crate::directories;
 use crate::problem::Problem;
+use crate::renew::missing_units;
 
 /// Where the CA is, in the node's directory.
 const PKI: &str = "pki";
@@ -44,36 +49,26 @@ impl Sidecar<'_> {
         wishes: &Wishes,
     ) -> Result<Option<FileChange>, Problem> {
         let path = self.configuration();
-        let rule = |standby: &String| rule(standby, wishes);
-        let Ok(mut text) = fs::read_to_string(&path) else {
-            let mut text = self.head(&facts.socket);
-            text.extend(wishes.standbys.iter().map(rule));
-            return Ok(Some(FileChange {
-                path,
-                new: text.into_bytes(),
-            }));
-        };
-        let missing: Vec<_> = wishes
-            .standbys
-            .iter()
-            .filter(|name| !text.contains(&toml_string(&format!("cn:{name}"))))
-            .collect();
-        if missing.is_empty() {
-            return Ok(None);
-        }
-        // A rule at the end belongs to the last server; only where there is one, that is the right one.
-        if text.matches("[[server]]").count() != 1 {
-            return Err(Problem::new(
+        let known = fs::read_to_string(&path).ok();
+        let mut text = known.clone().unwrap_or_else(|| self.head(facts, wishes));
+        let rules = allow::missing(&text, wishes).map_err(|why| {
+            Problem::new(
                 "G16",
                 format!("{} has no place for a rule that is clear", path.display()),
-                "it does not hold exactly one [[server]]",
-                format!("add [[server.allow]] for {missing:?} to the right one by hand"),
-            ));
+                why,
+                format!(
+                    "add [[server.allow]] for {:?} to the right one by hand",
+                    wishes.standbys
+                ),
+            )
+        })?;
+        if known.is_some() && rules.is_empty() {
+            return Ok(None);
         }
         if !text.ends_with('\n') {
             text.push('\n');
         }
-        text.extend(missing.into_iter().map(rule));
+        text.push_str(&rules);
         Ok(Some(FileChange {
             path,
             new: text.into_bytes(),
@@ -81,23 +76,73 @@ impl Sidecar<'_> {
     }
 
     /// Up to the rules, which stand at the end, where more are added.
-    fn head(&self, socket: &Path) -> String {
+    fn head(&self, facts: &Facts, wishes: &Wishes) -> String {
+        let socket = facts.socket.as_path();
         let run = directories::run(self.directory);
-        let quoted = |path: &Path| toml_string(&path.to_string_lossy());
+        let quoted = |path: &Path| string(&path.to_string_lossy());
         format!(
             "# Written by `pgtlsproxy setup`; docs/configuration.md explains every key.\n\
              [identity]\ncert = {}\nkey = {}\nca = {}\ncrl = {}\n\n\
-             [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n\
+             [admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\n{}\
              [[server]]\nlisten = \"0.0.0.0:{}\"\npostgres = {}\n",
-            toml_string(&format!("{}.crt", self.name)),
-            toml_string(&format!("{}.key", self.name)),
+            string(&format!("{}.crt", self.name)),
+            string(&format!("{}.key", self.name)),
             quoted(&self.trust(CA_CERTIFICATE)),
             quoted(&self.trust(CA_CRL)),
             quoted(&run.join("status.sock")),
             quoted(&run.join("control.sock")),
             quoted(&directories::state(self.directory)),
+            self.client(facts, wishes),
             self.port,
             quoted(socket),
+        )
+    }
+
+    /// What PostgreSQL itself is to show and trust, for connections from these networks.
+    pub(crate) fn tls(&self, from: &[String]) -> Result<Tls, Problem> {
+        let network = |text: &String| {
+            let address = text.split_once('/').map_or(&**text, |(address, _)| address);
+            let named = ["all", "samenet", "samehost"].contains(&&**text);
+            let numeric = text.contains('/') && address.parse::<std::net::IpAddr>().is_ok();
+            (named || numeric).then(|| text.clone()).ok_or_else(|| {
+                Problem::new(
+                    "G24",
+                    format!("`{}` is no network", escape(text)),
+                    "--from takes ADDRESS/BITS",
+                    "for example --from 203.0.113.7/32",
+                )
+            })
+        };
+        let from = match from {
+            [] => vec!["all".to_owned()],
+            given => given.iter().map(network).collect::<Result<_, _>>()?,
+        };
+        let file = |name: &str| self.directory.join(name);
+        Ok(Tls {
+            certificate: file(&format!("{}.crt", self.name)),
+            key: file(&format!("{}.key", self.name)),
+            ca: file(PKI).join(CA_CERTIFICATE),
+            crl: file(PKI).join(CA_CRL),
+            from,
+        })
+    }
+
+    /// By which this node follows when roles have swapped: first the first standby; `setup standby --from` turns it.
+    fn client(&self, facts: &Facts, wishes: &Wishes) -> String {
+        let Some(standby) = wishes.standbys.first() else {
+            return String::new();
+        };
+        let owner = fs::metadata(&facts.data).ok().and_then(|metadata| {
+            let uid = std::os::unix::fs::MetadataExt::uid(&metadata);
+            User::from_uid(uid.into()).ok().flatten()
+        });
+        let owner = owner.map_or_else(|| "postgres".to_owned(), |user| user.name);
+        format!(
+            "# For when another node is the primary: `pgtlsproxy setup standby --from HOST:PORT` says which.\n\
+             [[client]]\nlisten = {}\nconnect = [{}]\nallow_os_users = [{}]\n\n",
+            string(&directories::run(self.directory).to_string_lossy()),
+            string(&format!("{standby}:{}", self.port)),
+            string(&owner),
         )
     }
 
@@ -129,12 +174,26 @@ impl Sidecar<'_> {
         self.directory.join(PKI)
     }
 
-    /// The CA if there is none, and this node's certificate if it has none. What exists is never replaced.
-    pub(crate) fn make_certificates(&self, os_user: &str) -> Result<(), Problem> {
+    /// The CA if there is none, and this node's certificate if it has none. What exists is never replaced, but for the parts
+    /// that a run left which was killed while it made them: nobody has seen anything of those.
+    pub(crate) fn make_certificates(
+        &self,
+        os_user: &str,
+        journal: &mut Journal,
+    ) -> Result<(), Problem> {
         let pki = self.pki();
+        let existing = if journal.note_certificates(true)? {
+            Existing::Replace
+        } else {
+            Existing::Keep
+        };
+        let whole = [CA_KEY, CA_CERTIFICATE, CA_CRL]
+            .iter()
+            .all(|name| pki.join(name).exists());
         let make = || -> Result<(), Failure> {
             if !self.directory.join(format!("{}.crt", self.name)).exists() {
-                let authority = if pki.join(CA_KEY).exists() {
+                let unfinished = existing == Existing::Replace && !whole;
+                let authority = if pki.join(CA_KEY).exists() && !unfinished {
                     let locked = || {
                         Err(Failure::new(
                             "the CA's key has a passphrase",
@@ -144,16 +203,17 @@ impl Sidecar<'_> {
                     };
                     Authority::open(&pki, locked)?
                 } else {
-                    Authority::create(&pki, &NewAuthority::default(), Existing::Keep)?
+                    Authority::create(&pki, &NewAuthority::default(), existing)?
                 };
                 let node = NewNode::new(self.name, &[self.host])?;
-                authority.issue(&node, self.directory, Existing::Keep)?;
+                authority.issue(&node, self.directory, existing)?;
             }
             Ok(())
         };
         make().map_err(|failure| {
             Problem::new("G13", failure.what(), failure.why(), failure.way_out())
         })?;
+        journal.note_certificates(false)?;
         let certificate = self.directory.join(format!("{}.crt", self.name));
         let public = [
             (pki.clone(), 0o755),
@@ -209,6 +269,15 @@ impl Sidecar<'_> {
             new: text.into_bytes(),
         })
     }
+
+    /// The timer of `pgtlsproxy renew`, under the same conditions.
+    pub(crate) fn timer_changes(&self) -> impl Iterator<Item = FileChange> {
+        let units = missing_units(self.directory).into_iter();
+        units.map(|(path, text)| FileChange {
+            path,
+            new: text.into_bytes(),
+        })
+    }
 }
 
 fn unit(cluster: &Cluster, program: &Path, configuration: &Path, os_user: &str) -> String {
@@ -220,37 +289,4 @@ fn unit(cluster: &Cluster, program: &Path, configuration: &Path, os_user: &str) 
         .replace("@PROGRAM@", &program.display().to_string())
         .replace("@CONFIG@", &configuration.display().to_string())
         .replace("@USER@", os_user)
-}
-
-/// What one standby may do; certificates carry the node's name as their common name.
-fn rule(standby: &String, wishes: &Wishes) -> String {
-    let identity = toml_string(&format!("cn:{standby}"));
-    let user = toml_string(&wishes.role);
-    let kinds = if wishes.logical.is_empty() {
-        "\"physical\""
-    } else {
-        "\"physical\", \"logical\""
-    };
-    let mut text = format!(
-        "\n[[server.allow]]\nidentity = {identity}\nreplication = [{kinds}]\nusers = [{user}]\n"
-    );
-    if !wishes.logical.is_empty() {
-        let databases: Vec<_> = wishes
-            .logical
-            .iter()
-            .map(|database| toml_string(database))
-            .collect();
-        text.push_str(&format!("databases = [{}]\n", databases.join(", ")));
-    }
-    if wishes.rewind || wishes.slot_sync {
-        text.push_str(&format!(
-            "\n# pg_rewind and the slot-sync worker are ordinary connections.\n[[server.allow]]\nidentity = {identity}\n\
-             replication = []\nordinary = true\nusers = [{user}]\ndatabases = [\"{MAINTENANCE_DATABASE}\"]\n"
-        ));
-    }
-    text
-}
-
-fn toml_string(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }

@@ -7,6 +7,7 @@ use super::apply::{Journal, Rights};
 use super::find::Cluster;
 use super::plan::FileChange;
 use super::server::{Server, as_owner, output_of};
+use super::tls::Tls;
 use super::version::{Thing, has};
 use crate::problem::Problem;
 
@@ -26,14 +27,25 @@ pub(crate) fn apply_files(
         .iter()
         .map(|change| (change, fs::read(&change.path).ok()))
         .collect();
-    let written = changes.iter().try_for_each(|change| {
-        journal.write(change, rights)?;
-        eprintln!("wrote {}", change.path.display());
-        Ok(())
-    });
+    // On a full disk none of them changes, not the first half.
+    let staged = changes
+        .iter()
+        .map(|change| journal.stage(change, rights))
+        .collect::<Result<Vec<_>, _>>()?;
+    let written = staged
+        .into_iter()
+        .zip(changes)
+        .try_for_each(|(staged, change)| {
+            staged.commit()?;
+            eprintln!("wrote {}", change.path.display());
+            Ok(())
+        });
     let judged = written.and_then(|()| judge(cluster, config_file, server));
     if let Err(problem) = judged {
         for (change, old) in before.into_iter().rev() {
+            if fs::read(&change.path).ok() == old {
+                continue;
+            }
             let put_back = match old {
                 Some(new) => journal.write(
                     &FileChange {
@@ -55,6 +67,28 @@ pub(crate) fn apply_files(
     }
     if let Some(server) = server {
         server.query("SELECT pg_reload_conf()")?;
+    }
+    Ok(())
+}
+
+/// PostgreSQL must be able to read the files of its TLS: with one that it cannot, it would not start again.
+pub(crate) fn check_readable(cluster: &Cluster, tls: &Tls) -> Result<(), Problem> {
+    for path in [&tls.certificate, &tls.key, &tls.ca, &tls.crl] {
+        let mut test = as_owner(&cluster.owner, Path::new("test"));
+        if let Err(why) = output_of(test.arg("-r").arg(path)) {
+            return Err(Problem::new(
+                "G25",
+                format!(
+                    "OS user {} cannot read {}",
+                    cluster.owner.name,
+                    path.display()
+                ),
+                format!("the directories above it must be open to him {why}")
+                    .trim()
+                    .to_owned(),
+                "give --dir a place that others may enter, then run this again; nothing of PostgreSQL was changed",
+            ));
+        }
     }
     Ok(())
 }

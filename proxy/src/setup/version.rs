@@ -31,7 +31,6 @@ pub(crate) const ALL: [Major; 15] = [
 ];
 
 impl Major {
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
     /// From `server_version_num`: 90603 is 9.6, 150004 is 15.
     pub(crate) fn of_number(number: u32) -> Option<Self> {
         let major = match number {
@@ -136,6 +135,8 @@ pub(crate) enum Thing {
     SlotSync,
     /// The directory that holds WAL.
     WalDirectory,
+    /// libpq's `passfile`, which an older libpq refuses.
+    PassFile,
     /// pg_basebackup: `-d CONNINFO`, else `-h`, `-p` and `-U`.
     BackupConninfo,
     /// pg_basebackup: how WAL comes with the backup.
@@ -347,8 +348,8 @@ pub(crate) const TABLE: &[Row] = &[
     row(
         Thing::ClientCertificate,
         V9_1,
-        "cert",
-        "9.1 documentation, 19.3.10: the method checks the name",
+        "clientcert=1",
+        "9.1 documentation, 19.1: clientcert; 19.3.10: the method checks the name",
     ),
     row(
         Thing::ClientCertificate,
@@ -401,6 +402,12 @@ pub(crate) const TABLE: &[Row] = &[
         "10 release notes: pg_xlog renamed",
     ),
     row(
+        Thing::PassFile,
+        V10,
+        "passfile",
+        "10 release notes: libpq parameter passfile",
+    ),
+    row(
         Thing::BackupConninfo,
         V9_3,
         "-d",
@@ -434,6 +441,12 @@ pub(crate) fn wants(major: Major, thing: Thing) -> Option<&'static str> {
         .and_then(|row| row.value)
 }
 
+/// The first major that has it.
+pub(crate) fn since(thing: Thing) -> Option<Major> {
+    let first = TABLE.iter().find(|row| row.thing == thing);
+    first.map(|row| row.since)
+}
+
 /// Whether this major has such a thing at all.
 pub(crate) fn has(major: Major, thing: Thing) -> bool {
     wants(major, thing).is_some()
@@ -451,7 +464,6 @@ pub(crate) struct BackupSource<'a> {
 
 /// The arguments of this major's pg_basebackup. Options that it does not know are left out, and it never writes the
 /// standby's configuration (`-R`): what it writes differs with every libpq, and holds the caller's own passfile.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
 pub(crate) fn basebackup_arguments(
     program: Major,
     server: Major,

@@ -25,12 +25,15 @@ use zeroize::Zeroizing;
 use super::again::within_validity;
 use super::crls::{Merged, merge};
 use super::explain::{explain_handshake, now};
-use super::papers::Paper;
+use super::papers::{Paper, Unrenewed};
 use super::provider::provider;
 use crate::config::{CrlExpiry, IdentityFiles, OnExpiry};
 use crate::health::Of;
 use crate::problem::Problem;
 use crate::watch::LARGEST_FILE;
+
+/// What the explanation of a handshake calls a revoked certificate.
+const REVOKED: &str = "T23";
 
 /// Everything a handshake needs. Cheap to clone through its `Arc`s; never shows the key.
 pub(crate) struct Credentials {
@@ -42,6 +45,7 @@ pub(crate) struct Credentials {
     authorities: Vec<CertificateDer<'static>>,
     crls: Vec<CertificateRevocationListDer<'static>>,
     on_expiry: OnExpiry,
+    crl_expiry: CrlExpiry,
     papers: Vec<Paper>,
 }
 
@@ -62,7 +66,7 @@ pub(crate) struct Loaded {
 
 impl Credentials {
     /// Reads and judges all files, or says everything that is wrong with them. That the certificate which is `in_use`
-    /// has expired is only a warning: nothing gets worse by it, and a revocation must not wait for its renewal.
+    /// has expired or was revoked is only a warning: nothing gets worse by it, and a revocation must not wait.
     pub(crate) fn load(
         files: &IdentityFiles,
         in_use: Option<Fingerprint>,
@@ -71,8 +75,11 @@ impl Credentials {
             in_use,
             ..Findings::default()
         };
-        let chain = findings.certificates(&files.cert, "certificate");
+        // In this order: a renewal leaves the next key first, then puts the certificate in its place, then the key. So
+        // one of the two keys read belongs to the certificate, whatever happens in between.
+        let next = findings.next_key(&files.next_key());
         let key = findings.key(&files.key);
+        let chain = findings.certificates(&files.cert, "certificate");
         let cas = findings.certificates(&files.ca, "CA certificate");
         let crls = match &files.crl {
             Some(path) => findings.crls(path),
@@ -83,7 +90,7 @@ impl Credentials {
         };
         let crls = findings.with_kept(files, &cas, crls);
         let papers = findings.judge(files, &chain, &cas, &crls);
-        let certified = key.and_then(|key| findings.certified(files, &chain, key));
+        let certified = key.and_then(|key| findings.certified(files, &chain, key, next));
         let verifiers = findings.verifiers(files, &cas, &crls);
         let (Some(certified), Some(verifiers)) = (certified, verifiers) else {
             return Err(findings.errors);
@@ -104,6 +111,7 @@ impl Credentials {
                     authorities: cas,
                     crls,
                     on_expiry: files.on_expiry,
+                    crl_expiry: files.crl_expiry,
                     papers,
                 },
                 warnings: findings.warnings,
@@ -127,6 +135,18 @@ impl Credentials {
     /// Our certificates, CAs and CRLs, whose time runs.
     pub(crate) fn papers(&self) -> &[Paper] {
         &self.papers
+    }
+
+    /// Those of them that do not count at `now` (Unix seconds), for which a start would fail: an expired CRL only where
+    /// that is enforced.
+    pub(crate) fn lapsed(&self, now: i64) -> impl Iterator<Item = Problem> {
+        let papers = self.papers.iter();
+        papers.filter_map(move |paper| {
+            let validity = paper.validity()?;
+            let counts = (validity.not_before..=validity.not_after).contains(&now);
+            let tolerated = validity.of == Of::Crl && self.crl_expiry == CrlExpiry::Warn;
+            paper.problem(now).filter(|_| !counts && !tolerated)
+        })
     }
 
     /// Our certificate and what we send behind it.
@@ -344,6 +364,15 @@ impl Findings {
         }
     }
 
+    /// The key of a renewal under way. Nothing of what may be wrong with it matters before it is needed.
+    fn next_key(&mut self, path: &Path) -> Option<PrivateKeyDer<'static>> {
+        let known = self.errors.len();
+        let next = path.exists().then(|| self.key(path)).flatten();
+        let sound = self.errors.len() == known;
+        self.errors.truncate(known);
+        next.filter(|_| sound)
+    }
+
     /// What can be said without cryptography: dates, purposes, names, who issued what.
     fn judge(
         &mut self,
@@ -398,16 +427,21 @@ impl Findings {
                 }
             }
         }
-        let own = chain
+        let mut own: Vec<Paper> = chain
             .into_iter()
-            .map(|certificate| Paper::certificate(&files.cert, Of::Own, certificate));
+            .map(|certificate| Paper::certificate(&files.cert, Of::Own, certificate))
+            .collect();
+        if let Some(leaf) = own.first_mut() {
+            leaf.note(Unrenewed::read(&files.renewal_note()));
+            self.aging.extend(leaf.unrenewed(now));
+        }
         let cas = cas
             .into_iter()
             .map(|ca| Paper::certificate(&files.ca, Of::Ca, ca));
         let crls = parsed
             .into_iter()
             .map(|crl| Paper::crl(files.crl.as_ref().unwrap_or(&files.ca), crl));
-        own.chain(cas).chain(crls).collect()
+        own.into_iter().chain(cas).chain(crls).collect()
     }
 
     fn parsed(&mut self, path: &Path, certificates: &[CertificateDer<'_>]) -> Vec<Certificate> {
@@ -426,30 +460,31 @@ impl Findings {
         parsed
     }
 
+    /// The certificate with its key: `key`, or the `next` one where a renewal was stopped between two renames.
     fn certified(
         &mut self,
         files: &IdentityFiles,
         chain: &[CertificateDer<'static>],
         key: PrivateKeyDer<'static>,
+        next: Option<PrivateKeyDer<'static>>,
     ) -> Option<Arc<CertifiedKey>> {
-        let signing = match provider().key_provider.load_private_key(key) {
-            Ok(signing) => signing,
-            Err(error) => {
-                self.error(
-                    "F07",
-                    format!("the key {} cannot be used", files.key.display()),
-                    error.to_string(),
-                    "use a P-256, P-384, Ed25519 or RSA key (certs-tool makes P-256)",
-                );
-                return None;
+        let certified = |key| {
+            let signing = provider().key_provider.load_private_key(key)?;
+            let certified = CertifiedKey::new(chain.to_vec(), signing);
+            match certified.keys_match() {
+                Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => {
+                    Ok(Some(Arc::new(certified)))
+                }
+                Err(_) => Ok(None),
             }
         };
-        let certified = CertifiedKey::new(chain.to_vec(), signing);
-        match certified.keys_match() {
-            Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => {
-                Some(Arc::new(certified))
-            }
-            Err(_) => {
+        let pair = match (certified(key), next.map(certified)) {
+            (Ok(None) | Err(_), Some(Ok(Some(pair)))) => Ok(Some(pair)),
+            (pair, _) => pair,
+        };
+        match pair {
+            Ok(Some(pair)) => Some(pair),
+            Ok(None) => {
                 self.error(
                     "F08",
                     format!(
@@ -459,6 +494,16 @@ impl Findings {
                     ),
                     "the certificate was issued for another key",
                     "copy key and certificate from the same issue (certs-tool issue)",
+                );
+                None
+            }
+            Err(error) => {
+                let error: TlsError = error;
+                self.error(
+                    "F07",
+                    format!("the key {} cannot be used", files.key.display()),
+                    error.to_string(),
+                    "use a P-256, P-384, Ed25519 or RSA key (certs-tool makes P-256)",
                 );
                 None
             }
@@ -536,7 +581,7 @@ impl Findings {
             let message = explained
                 .message
                 .replace("the client's certificate", "our certificate");
-            self.error(
+            let problem = Problem::new(
                 explained.id,
                 format!("{}: {message}", files.cert.display()),
                 "the far side would refuse it",
@@ -545,6 +590,12 @@ impl Findings {
                     .as_deref()
                     .unwrap_or("issue it again with certs-tool"),
             );
+            // The list that revokes us counts all the same: else whoever stole our key could still come in here.
+            if explained.id == REVOKED && self.in_use == Some(Fingerprint::of(leaf)) {
+                self.warnings.push(problem.warning());
+            } else {
+                self.errors.push(problem);
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ pub(crate) use crls::{Merged, merge};
 pub(crate) use explain::{alert_from_peer, explain_read};
 pub(crate) use hello::SessionId;
 pub(crate) use node::{BINDING, NodeTls, Trust, connect_node};
+pub(crate) use papers::Unrenewed;
 pub(crate) use server::{Accepted, Asked, Handshaken, accept};
 
 /// ALPN of a PostgreSQL session, as libpq 17 and later offer it (protocol-flow, "SSL Session Encryption").

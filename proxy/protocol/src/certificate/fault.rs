@@ -94,6 +94,13 @@ pub struct Moment {
     pub(super) now: i64,
 }
 
+impl Moment {
+    /// A time in Unix seconds, seen from another.
+    pub fn new(at: i64, now: i64) -> Self {
+        Self { at, now }
+    }
+}
+
 /// `2026-11-24 10:00:00 UTC, 3 days ago`
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

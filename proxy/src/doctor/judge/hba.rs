@@ -1,10 +1,12 @@
-//! Which line of pg_hba.conf decides about a connection from the proxy ("The pg_hba.conf File"): the first whose type,
-//! database, user and address match. Works on pg_hba_file_rules, that is on what the server reads; setup has a reader
-//! of the file itself, for a server that does not run.
+//! Which line of pg_hba.conf decides about a connection from the proxy. What the server reads (pg_hba_file_rules) is put
+//! into the form in which setup reads the file itself, and judged by the same code: there is one reader of it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use crate::doctor::facts::{HbaRule, Role};
+use crate::setup::Place;
+use crate::setup::hba::{self, Address, Kind, Login, Rule, Transport, Word};
 
 /// How the proxy reaches PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,89 +34,101 @@ pub(super) fn decide<'a>(
     database: Option<&str>,
     via: Via,
 ) -> Decision<'a> {
-    let mut over_tls = None;
-    for rule in rules {
-        let kind = rule.kind.as_deref().unwrap_or_default();
-        let fits = match via {
-            Via::Socket => kind == "local",
-            Via::Loopback => matches!(kind, "host" | "hostnossl" | "hostnogssenc" | "hostssl"),
-        };
-        if !fits {
-            continue;
-        }
-        let all = [
-            database_fits(rule, role, database),
-            user_fits(rule, role),
-            address_fits(rule, via),
-        ];
-        if all.contains(&Some(false)) {
-            continue;
-        }
-        if kind == "hostssl" {
-            over_tls = over_tls.or(Some(rule));
-            continue;
-        }
-        if all.contains(&None) {
-            return Decision::CannotTell;
-        }
-        return Decision::Line(rule);
-    }
-    over_tls.map_or(Decision::Nothing, Decision::TlsOnly)
-}
-
-fn database_fits(rule: &HbaRule, role: &Role, database: Option<&str>) -> Option<bool> {
-    let names = rule.database.as_deref().unwrap_or_default();
-    let Some(database) = database else {
-        return Some(names.iter().any(|name| name == "replication"));
+    let login = |via| Login {
+        groups: role.member_of.iter().cloned().collect(),
+        ..Login::new(
+            database.map_or(Kind::Physical, |database| Kind::Ordinary { database }),
+            &role.name,
+            via,
+        )
     };
-    let named = names.iter().any(|name| match name.as_str() {
-        "all" => true,
-        "sameuser" => role.name == database,
-        "samerole" | "samegroup" => role.member_of.iter().any(|group| group == database),
-        name => name == database,
-    });
-    or_unknown(named, names)
-}
-
-fn user_fits(rule: &HbaRule, role: &Role) -> Option<bool> {
-    let names = rule.user_name.as_deref().unwrap_or_default();
-    let named = names.iter().any(|name| match name.strip_prefix('+') {
-        Some(group) => role.name == group || role.member_of.iter().any(|own| own == group),
-        None => name == "all" || *name == role.name,
-    });
-    or_unknown(named, names)
-}
-
-/// A regular expression (16 and later) is not tried here.
-fn or_unknown(named: bool, names: &[String]) -> Option<bool> {
-    if named {
-        Some(true)
-    } else if names.iter().any(|name| name.starts_with('/')) {
-        None
-    } else {
-        Some(false)
+    let read: Vec<Rule> = rules
+        .iter()
+        .enumerate()
+        .filter_map(|(index, rule)| as_read(rule, index))
+        .collect();
+    let told = |rule: &Rule| rules.get(rule.top_line);
+    let over = match via {
+        Via::Socket => hba::Via::Socket,
+        Via::Loopback => hba::Via::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    match hba::first_match(&read, &login(over)) {
+        hba::Decision::Line(rule) => return told(rule).map_or(Decision::Nothing, Decision::Line),
+        hba::Decision::CannotTell(..) => return Decision::CannotTell,
+        hba::Decision::Nothing if via == Via::Socket => return Decision::Nothing,
+        hba::Decision::Nothing => {}
     }
-}
-
-fn address_fits(rule: &HbaRule, via: Via) -> Option<bool> {
-    if via == Via::Socket {
-        return Some(true);
-    }
-    let address = rule.address.as_deref()?;
-    match address {
-        "all" | "samehost" | "samenet" | "localhost" => return Some(true),
-        _ => {}
-    }
-    let network = address.parse::<IpAddr>().ok()?;
-    let mask = rule
-        .netmask
-        .as_deref()
-        .and_then(|mask| mask.parse::<IpAddr>().ok());
-    Some(match (network, mask) {
-        (IpAddr::V4(network), Some(IpAddr::V4(mask))) => {
-            let own = u32::from(std::net::Ipv4Addr::LOCALHOST) & u32::from(mask);
-            own == u32::from(network) & u32::from(mask)
+    let over_tls: Vec<Rule> = read
+        .into_iter()
+        .filter(|rule| rule.transport == Transport::HostSsl)
+        .map(|rule| Rule {
+            transport: Transport::Host,
+            ..rule
+        })
+        .collect();
+    match hba::first_match(&over_tls, &login(over)) {
+        hba::Decision::Line(rule) | hba::Decision::CannotTell(rule, _) => {
+            told(rule).map_or(Decision::Nothing, Decision::TlsOnly)
         }
-        _ => false,
+        hba::Decision::Nothing => Decision::Nothing,
+    }
+}
+
+/// None for a line that the server could not read.
+fn as_read(rule: &HbaRule, index: usize) -> Option<Rule> {
+    let transport = match rule.kind.as_deref()? {
+        "local" => Transport::Local,
+        "host" => Transport::Host,
+        "hostssl" => Transport::HostSsl,
+        "hostnossl" => Transport::HostNoSsl,
+        "hostgssenc" => Transport::HostGssEnc,
+        "hostnogssenc" => Transport::HostNoGssEnc,
+        _ => return None,
+    };
+    let words = |list: &Option<Vec<String>>| {
+        let names = list.iter().flatten();
+        names
+            .map(|name| Word {
+                text: name.clone().into_bytes(),
+                quoted: false,
+                // Before 16 it would be a plain name, which the view does not tell: one that nobody can judge here.
+                regex: name.starts_with('/').then(|| b"()".to_vec()),
+            })
+            .collect()
+    };
+    Some(Rule {
+        place: Place {
+            file: PathBuf::from(&rule.place),
+            line: 0,
+        },
+        top_line: index,
+        transport,
+        databases: words(&rule.database),
+        users: words(&rule.user_name),
+        address: (transport != Transport::Local).then(|| address(rule)),
+        method: rule.auth_method.clone().unwrap_or_default(),
+        method_span: 0..0,
+        options: Vec::new(),
     })
+}
+
+fn address(rule: &HbaRule) -> Address {
+    let text = rule.address.as_deref().unwrap_or_default();
+    let mask = rule.netmask.as_deref().map(str::parse::<IpAddr>);
+    match (text, text.parse(), mask) {
+        ("all", ..) => Address::All,
+        ("samehost", ..) => Address::SameHost,
+        ("samenet", ..) => Address::SameNet,
+        (_, Ok(address), Some(Ok(mask))) => Address::Net { address, mask },
+        // Without a mask it is one host.
+        (_, Ok(address @ IpAddr::V4(_)), _) => Address::Net {
+            address,
+            mask: IpAddr::V4(Ipv4Addr::BROADCAST),
+        },
+        (_, Ok(address @ IpAddr::V6(_)), _) => Address::Net {
+            address,
+            mask: IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
+        },
+        _ => Address::Name(text.as_bytes().to_vec()),
+    }
 }

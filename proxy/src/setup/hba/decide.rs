@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::rule::{Rule, Transport, Word};
+use super::rule::{Address, Rule, Transport, Word};
 
 /// What kind of session is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,13 +17,14 @@ pub(crate) enum Kind<'a> {
     Ordinary { database: &'a str },
 }
 
-/// How it comes: always from this host, always in plaintext.
+/// How it comes: from this host in plaintext, but for PostgreSQL's own TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Via {
     Socket,
     /// From a loopback address.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the standby's side"))]
     Tcp(IpAddr),
+    /// Over TLS, from anywhere.
+    Tls,
 }
 
 /// A login that somebody will try.
@@ -117,6 +118,10 @@ fn fits(rule: &Rule, login: &Login<'_>) -> Fit {
             rule.transport,
             Transport::Host | Transport::HostNoSsl | Transport::HostNoGssEnc
         ),
+        Via::Tls => matches!(
+            rule.transport,
+            Transport::Host | Transport::HostSsl | Transport::HostNoGssEnc
+        ),
     };
     Fit::from(transport)
         .and(|| Fit::any(rule.databases.iter().map(|word| database_fits(word, login))))
@@ -126,6 +131,8 @@ fn fits(rule: &Rule, login: &Login<'_>) -> Fit {
                 Some(fits) => fits.into(),
                 None => Fit::Perhaps("it names a host, and only name servers know which that is"),
             },
+            (Some(Address::All), Via::Tls) => Fit::Yes,
+            (_, Via::Tls) => Fit::Perhaps("from where it comes is not known"),
             _ => Fit::Yes,
         })
 }

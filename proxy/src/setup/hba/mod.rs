@@ -10,9 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 pub(crate) use decide::{Decision, Kind, Login, Via, first_match};
-#[cfg(test)]
-pub(crate) use rule::Word;
-pub(crate) use rule::{Address, Rule, Transport, read};
+pub(crate) use rule::{Address, Rule, Transport, Word, read};
 pub(crate) use token::quote;
 
 use super::block;
@@ -24,8 +22,8 @@ const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::LOCALHOST),
 ];
 
-/// The file with a block of `rules` before the first line that would decide one of `logins`; a block of an earlier run
-/// is replaced.
+/// The file with a block of `rules` before the first line that would decide one of `logins`. Of a block of an earlier run
+/// those lines stay that are for other logins, and the block does not move down.
 pub(crate) fn with_block(
     files: &dyn Files,
     path: &Path,
@@ -33,7 +31,11 @@ pub(crate) fn with_block(
     rules: &[String],
     logins: &[Login<'_>],
 ) -> Result<Vec<u8>, NotUnderstood> {
+    let text = files
+        .read(path)
+        .map_err(|error| NotUnderstood::new(path, 0, error.to_string()))?;
     let bare = without_block(files, path)?;
+    let known = block::find(&text);
     let view = Overlay {
         below: files,
         new: BTreeMap::from([(path.to_owned(), bare.clone())]),
@@ -50,8 +52,48 @@ pub(crate) fn with_block(
     let at = before
         .and_then(|number| lines.iter().find(|line| line.number == number))
         .map_or(bare.len(), |line| line.span.start);
-    let rules: Vec<Vec<u8>> = rules.iter().map(|rule| rule.clone().into_bytes()).collect();
-    Ok(block::insert(&bare, at, &rules))
+    let mut rules: Vec<Vec<u8>> = rules.iter().map(|rule| rule.clone().into_bytes()).collect();
+    let Some((before, inside)) = known else {
+        return Ok(block::insert(&bare, at, &rules));
+    };
+    let decided: Vec<_> = rules
+        .iter()
+        .map(|rule| {
+            Ok(subjects(path, rule, major)?
+                .pop()
+                .map(|(subject, _)| subject))
+        })
+        .collect::<Result<_, NotUnderstood>>()?;
+    for (subject, line) in subjects(path, inside, major)? {
+        if !decided.contains(&Some(subject)) {
+            rules.push(line);
+        }
+    }
+    Ok(block::insert(&bare, at.min(before), &rules))
+}
+
+/// What a line is for: its type, databases and users.
+type Subject = Vec<Vec<Vec<u8>>>;
+
+fn subjects(
+    path: &Path,
+    text: &[u8],
+    major: Major,
+) -> Result<Vec<(Subject, Vec<u8>)>, NotUnderstood> {
+    let lines = token::lines(path, text, major)?.into_iter();
+    let records = lines.filter(|line| !line.fields.is_empty());
+    let subject = |line: &token::Line| {
+        let fields = line.fields.iter().take(3);
+        fields
+            .map(|words| words.iter().map(|word| word.text.clone()).collect())
+            .collect()
+    };
+    Ok(records
+        .map(|line| {
+            let written = text.get(line.span.clone()).unwrap_or_default();
+            (subject(&line), written.trim_ascii_end().to_vec())
+        })
+        .collect())
 }
 
 /// pg_ident.conf with a block of `lines` at its end: its order does not matter.

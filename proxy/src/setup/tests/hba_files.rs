@@ -354,6 +354,7 @@ fn compare_logins(node: &Node, rules: &[Rule]) -> Result<(u32, u32), TestCaseErr
 /// What the server says to a login: the method that it asks for, or how it refuses.
 fn outcome(node: &Node, via: Via, kind: Kind<'_>, role: &str) -> &'static str {
     let mut wire = match via {
+        Via::Tls => unreachable!("logins here come in plaintext"),
         Via::Socket => Wire::unix(&node.socket()),
         Via::Tcp(_) => Wire::tcp(node.address()),
     };

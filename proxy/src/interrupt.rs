@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM as a flag that the story looks at, so that it always gets to its last page.
+//! Ctrl-C, SIGTERM and the end of the terminal for a command that has to clear away: a flag that it looks at, and a word
+//! to what it waits for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +11,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::problem::Problem;
 
-pub(super) struct Interrupt(Arc<AtomicBool>);
+pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    pub(super) fn listen() -> Result<Self, Problem> {
+    pub(crate) fn listen() -> Result<Self, Problem> {
+        Self::then(|| {})
+    }
+
+    /// Calls `act` when the signal has come, on a thread of its own.
+    pub(crate) fn then(act: impl FnOnce() + Send + 'static) -> Result<Self, Problem> {
         let came = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&came);
         let runtime = Builder::new_current_thread().enable_all().build();
@@ -26,11 +32,12 @@ impl Interrupt {
             )
         };
         let runtime = runtime.map_err(problem)?;
-        let (mut interrupt, mut terminate) = {
+        let (mut interrupt, mut terminate, mut hangup) = {
             let _context = runtime.enter();
             (
                 signal(SignalKind::interrupt()).map_err(problem)?,
                 signal(SignalKind::terminate()).map_err(problem)?,
+                signal(SignalKind::hangup()).map_err(problem)?,
             )
         };
         thread::spawn(move || {
@@ -38,19 +45,21 @@ impl Interrupt {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = hangup.recv() => {}
                 }
             });
             flag.store(true, Ordering::Relaxed);
+            act();
         });
         Ok(Self(came))
     }
 
-    pub(super) fn came(&self) -> bool {
+    pub(crate) fn came(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Sleeps, or returns early when the signal comes.
-    pub(super) fn sleep(&self, duration: Duration) {
+    pub(crate) fn sleep(&self, duration: Duration) {
         let end = Instant::now() + duration;
         while !self.came() && Instant::now() < end {
             thread::sleep(Duration::from_millis(50));

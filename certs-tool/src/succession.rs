@@ -1,0 +1,155 @@
+//! What is signed so that the next key, and the next CA, need no person: a request is signed over with the key that the
+//! node has, and a CA says which one follows it. Each is believed for its signature, whoever carries it.
+//!
+//! What is signed begins with a label, which no certificate and no CRL does (they are a SEQUENCE), so that one can never
+//! be taken for the other.
+
+use std::path::Path;
+
+use protocol::identity::Fingerprint;
+use protocol::node::Voucher;
+use rcgen::{KeyPair, SigningKey};
+use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
+
+use crate::key;
+use crate::report::{Date, Failure};
+use crate::verify::{belongs_to, has_signed};
+
+const REQUEST: &[u8] = b"pgtlsproxy renewal 1: request\0";
+const NEXT_CA: &[u8] = b"pgtlsproxy renewal 1: next CA\0";
+
+/// The signature of a request for the next certificate by the key of this one, in PEM; in hexadecimal.
+pub fn sign_over(request: &str, key_pem: &[u8]) -> Result<String, Failure> {
+    let key = read_key(key_pem)?;
+    let signature = key.sign(&[REQUEST, request.as_bytes()].concat());
+    signature
+        .map(|signature| hex(&signature))
+        .map_err(|error| Failure::new("cannot sign the request", error.to_string(), ""))
+}
+
+/// Whether whoever holds the key of this certificate has signed the request.
+pub fn is_signed_over(request: &str, certificate: &CertificateDer<'_>, signature: &str) -> bool {
+    let message = [REQUEST, request.as_bytes()].concat();
+    bytes_of_hex(signature).is_some_and(|signature| has_signed(certificate, &message, &signature))
+}
+
+/// Whether this key, in PEM, is the one of the certificate.
+pub fn is_key_of(key_pem: &[u8], certificate: &CertificateDer<'_>) -> bool {
+    read_key(key_pem).is_ok_and(|key| belongs_to(&key, certificate))
+}
+
+/// Whether the CA `by`, which is trusted, says that `ca` follows it.
+pub fn vouches(
+    voucher: &Voucher,
+    by: &CertificateDer<'_>,
+    ca: &CertificateDer<'_>,
+    now: Date,
+) -> bool {
+    let (by_print, ca_print) = (Fingerprint::of(by), Fingerprint::of(ca));
+    voucher.by == by_print.to_string()
+        && voucher.ca == ca_print.to_string()
+        && now.unix() <= voucher.until
+        && bytes_of_hex(&voucher.signature).is_some_and(|signature| {
+            has_signed(by, &message(by_print, ca_print, voucher.until), &signature)
+        })
+}
+
+/// The word of the CA with this key that `ca` follows it.
+pub(crate) fn vouch(
+    by: &CertificateDer<'_>,
+    key: &KeyPair,
+    ca: &CertificateDer<'_>,
+    until: Date,
+) -> Result<Voucher, Failure> {
+    let (by, ca) = (Fingerprint::of(by), Fingerprint::of(ca));
+    let signature = key
+        .sign(&message(by, ca, until.unix()))
+        .map_err(|error| Failure::new("cannot sign", error.to_string(), ""))?;
+    Ok(Voucher {
+        ca: ca.to_string(),
+        by: by.to_string(),
+        until: until.unix(),
+        signature: hex(&signature),
+    })
+}
+
+/// All parts have fixed lengths, so nothing can be moved from one to another.
+fn message(by: Fingerprint, ca: Fingerprint, until: i64) -> Vec<u8> {
+    [NEXT_CA, by.as_bytes(), ca.as_bytes(), &until.to_be_bytes()].concat()
+}
+
+fn read_key(pem: &[u8]) -> Result<Zeroizing<KeyPair>, Failure> {
+    key::from_bytes(pem, Path::new("the key"), || {
+        Err(Failure::new(
+            "the key has a passphrase",
+            "the proxy starts without a person and reads no such key",
+            "",
+        ))
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    let whole = text.len().is_multiple_of(2);
+    let bytes = (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok());
+    bytes.collect::<Option<_>>().filter(|_| whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::{Authority, CA_KEY, NewAuthority, NewNode};
+    use crate::store::Existing;
+
+    #[test]
+    fn what_is_signed_holds_for_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let dir = place.path().join(name);
+            Authority::create(&dir, &NewAuthority::default(), Existing::Keep).unwrap()
+        };
+        let (old, new) = (make("old"), make("new"));
+        let der = |authority: &Authority| authority.signing_der().clone();
+        let key = read_key(&std::fs::read(place.path().join("old").join(CA_KEY)).unwrap()).unwrap();
+        let until = Date::now().plus(60);
+        let voucher = vouch(&der(&old), &key, &der(&new), until).unwrap();
+        assert!(vouches(&voucher, &der(&old), &der(&new), Date::now()));
+        assert!(
+            !vouches(&voucher, &der(&new), &der(&old), Date::now()),
+            "backwards"
+        );
+        assert!(
+            !vouches(&voucher, &der(&old), &der(&new), until.plus(1)),
+            "late"
+        );
+        let longer = Voucher {
+            until: until.unix() + 1,
+            ..voucher
+        };
+        assert!(!vouches(&longer, &der(&old), &der(&new), Date::now()));
+
+        let out = place.path().join("node");
+        let node = NewNode::new("db1", &[]).unwrap();
+        let made = old.issue(&node, &out, Existing::Keep).unwrap();
+        let pem = std::fs::read(made.key_path.unwrap()).unwrap();
+        let bundle = crate::authority::read_bundle(
+            &std::fs::read(&made.certificate_path).unwrap(),
+            &made.certificate_path,
+        );
+        let (_, leaf) = bundle.unwrap().remove(0);
+        let signature = sign_over("request", &pem).unwrap();
+        assert!(is_key_of(&pem, &leaf) && !is_key_of(&pem, &der(&old)));
+        assert!(is_signed_over("request", &leaf, &signature));
+        assert!(!is_signed_over("another", &leaf, &signature));
+        assert!(!is_signed_over("request", &der(&old), &signature));
+        for wrong in ["", "0", "zz", "ü"] {
+            assert!(!is_signed_over("request", &leaf, wrong), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What every process tells of itself under Prometheus' names for it, read from /proc (proc(5)), which costs no disk.
+//! What cannot be read is left out.
+
+use std::fs;
+
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::{SysconfVar, sysconf};
+
+/// Figures of this process; None where /proc does not tell.
+#[derive(Debug, Default)]
+pub(super) struct Process {
+    /// In user and system mode.
+    pub(super) cpu_seconds: Option<f64>,
+    pub(super) resident_bytes: Option<u64>,
+    pub(super) virtual_bytes: Option<u64>,
+    pub(super) threads: Option<u64>,
+    /// In Unix time.
+    pub(super) start_seconds: Option<f64>,
+    pub(super) open_fds: Option<u64>,
+    pub(super) max_fds: Option<u64>,
+}
+
+impl Process {
+    pub(super) fn read() -> Self {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let booted = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let ticks = system(SysconfVar::CLK_TCK);
+        let page = system(SysconfVar::PAGE_SIZE);
+        let fields = Fields::of(&stat);
+        let seconds =
+            |number| Some(fields.number(number)? as f64 / ticks.filter(|ticks| *ticks > 0)? as f64);
+        // The directory that is being read is one of them.
+        let open = fs::read_dir("/proc/self/fd").map(|all| all.count().saturating_sub(1));
+        Self {
+            cpu_seconds: seconds(14)
+                .zip(seconds(15))
+                .map(|(user, system)| user + system),
+            threads: fields.number(20),
+            start_seconds: boot_time(&booted)
+                .zip(seconds(22))
+                .map(|(booted, after)| booted as f64 + after),
+            virtual_bytes: fields.number(23),
+            resident_bytes: fields
+                .number(24)
+                .zip(page)
+                .map(|(pages, page)| pages.saturating_mul(page)),
+            open_fds: open.ok().and_then(|open| u64::try_from(open).ok()),
+            max_fds: getrlimit(Resource::RLIMIT_NOFILE)
+                .ok()
+                .map(|(soft, _)| soft),
+        }
+    }
+}
+
+/// The fields of /proc/self/stat behind the program's name, which may hold spaces and parentheses itself.
+struct Fields<'a>(Vec<&'a str>);
+
+impl<'a> Fields<'a> {
+    fn of(stat: &'a str) -> Self {
+        let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+        Self(behind.split_whitespace().collect())
+    }
+
+    /// By its number in proc(5); the first one behind the name is 3.
+    fn number(&self, field: usize) -> Option<u64> {
+        self.0.get(field.checked_sub(3)?)?.parse().ok()
+    }
+}
+
+fn boot_time(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("btime "));
+    line?.trim().parse().ok()
+}
+
+fn system(variable: SysconfVar) -> Option<u64> {
+    let value = sysconf(variable).ok().flatten()?;
+    u64::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_moves_no_field() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 9 0 4711 8192 3 1";
+        let fields = Fields::of(stat);
+        let told = [14, 15, 20, 22, 23, 24].map(|field| fields.number(field));
+        assert_eq!(told, [250, 50, 9, 4711, 8192, 3].map(Some));
+        assert_eq!(fields.number(99), None);
+        assert_eq!(
+            boot_time("cpu 1 2\nbtime 1700000000\n"),
+            Some(1_700_000_000)
+        );
+    }
+
+    #[test]
+    fn this_process_tells_all_of_it() {
+        let process = Process::read();
+        let (open, most) = (process.open_fds.unwrap(), process.max_fds.unwrap());
+        assert!(open > 2 && open < most, "{process:?}");
+        assert!(process.resident_bytes > Some(100_000), "{process:?}");
+        assert!(process.threads > Some(0), "{process:?}");
+        let started = process.start_seconds.unwrap();
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let age = since.as_secs_f64() - started;
+        assert!((-1.0..3_600.0).contains(&age), "{age}");
+    }
+}

@@ -1,0 +1,193 @@
+//! Beside the CA: this node's own certificate first, then those that other nodes ask for, which wait in the daemon. The
+//! CA's key is in this process alone, and lives as long as it does.
+
+use std::fs;
+use std::path::Path;
+
+use certs_tool::authority::{Asked, Authority, CA_CERTIFICATE, CA_CRL, CA_KEY};
+use certs_tool::report::Date;
+use protocol::escape::escape;
+use protocol::identity::Fingerprint;
+use protocol::node::{Certificates, Refused};
+use rustls_pki_types::CertificateDer;
+
+use super::candidate::Candidate;
+use super::install::{Trust, install};
+use super::{Done, Due, Own, Renew, forget_note, of_failure, unrenewed, unwritten};
+use crate::control::{Ask, Daemon, Renewal, Reply, Ruling};
+use crate::problem::Problem;
+use crate::reload::Checked;
+
+/// A CRL that is older is signed anew, so that nodes see that somebody does.
+const CRL_SECONDS: i64 = 7 * 86_400;
+
+/// What was granted to a node.
+pub(crate) struct Granted {
+    pub(crate) name: String,
+    pub(crate) until: Date,
+}
+
+pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>> {
+    let key = renew.pki.join(CA_KEY);
+    let authority = Authority::open(&renew.pki, || renew.passphrase.ask(&key))
+        .map_err(|failure| vec![of_failure(&failure)])?;
+    let mut problems = Vec::new();
+    if let Err(failure) = authority.refresh_crl(CRL_SECONDS) {
+        problems.push(of_failure(&failure));
+    }
+    // What keeps this node from it must not keep the others from theirs.
+    let own = own(&authority, checked);
+    let granted = match &checked.config.control {
+        Some(socket) => grant(&authority, socket, &mut problems),
+        None => Vec::new(),
+    };
+    match own {
+        Ok((own, trust)) => Ok(Done {
+            own,
+            trust,
+            granted,
+            problems,
+        }),
+        Err(own) => Err(own.into_iter().chain(problems).collect()),
+    }
+}
+
+/// This node's own certificate, and the CA's files, where the configuration has copies of them.
+fn own(
+    authority: &Authority,
+    checked: &Checked,
+) -> Result<(Own, Option<Vec<String>>), Vec<Problem>> {
+    let one = |problem: Problem| vec![problem];
+    let files = &checked.config.identity;
+    let due = Due::of(checked).map_err(one)?;
+    let is_due =
+        due.is_now() || Candidate::waits(files) || !due.is_issued_by(authority.signing_der());
+    let mut came = Certificates::default();
+    let candidate = if is_due {
+        let made = make(authority, checked, &due)
+            .map_err(|problem| one(unrenewed(files, due.until, &problem)))?;
+        came.certificate = made.1;
+        Some(made.0)
+    } else {
+        None
+    };
+    let news = news(authority).map_err(one)?;
+    came = Certificates {
+        certificate: came.certificate,
+        ..news
+    };
+    let credentials = &checked.credentials;
+    let installed = install(files, credentials, &came, candidate.as_ref(), &Trust::Ours);
+    let installed = installed.map_err(|problems| match problems.first() {
+        Some(problem) if is_due => one(unrenewed(files, due.until, problem)),
+        _ => problems,
+    })?;
+    forget_note(files);
+    let own = match installed.until {
+        Some(until) => Own::Renewed { until },
+        None => Own::NotDue {
+            until: due.until,
+            due: due.from,
+        },
+    };
+    Ok((own, installed.trust))
+}
+
+fn make(
+    authority: &Authority,
+    checked: &Checked,
+    due: &Due,
+) -> Result<(Candidate, String), Problem> {
+    let candidate = Candidate::take(&checked.config.identity, &due.leaf)?;
+    let asked = Asked {
+        certificate: &due.leaf,
+        request: &candidate.request,
+        signature: &candidate.signature,
+    };
+    let made = authority
+        .succeed(&asked)
+        .map_err(|failure| of_failure(&failure))?;
+    let certificate = text(&made.certificate_path)?;
+    Ok((candidate, certificate))
+}
+
+/// Signs what waits in the daemon, and tells it what all nodes should know of the CAs.
+fn grant(authority: &Authority, socket: &Path, problems: &mut Vec<Problem>) -> Vec<Granted> {
+    let mut granted = Vec::new();
+    let mut talk = || -> Result<(), Vec<Problem>> {
+        let mut daemon = Daemon::ask(socket, Ask::Renewals)?;
+        loop {
+            let renewal = match daemon.reply()? {
+                Reply::Renewal(renewal) => renewal,
+                Reply::Done => break,
+                other => return Err(vec![unexpected(&other)]),
+            };
+            let ruling = match rule(authority, &renewal) {
+                Ok((one, certificate)) => {
+                    granted.push(one);
+                    Ruling::Signed { certificate }
+                }
+                Err(problem) => {
+                    let refused = Refused::from(&problem);
+                    problems.push(problem);
+                    Ruling::Refused { refused }
+                }
+            };
+            daemon.say(&ruling)?;
+        }
+        let news = news(authority).map_err(|problem| vec![problem])?;
+        match Daemon::ask(socket, Ask::News(Box::new(news)))?.reply()? {
+            Reply::Done => Ok(()),
+            other => Err(vec![unexpected(&other)]),
+        }
+    };
+    if let Err(talk) = talk() {
+        problems.extend(talk);
+    }
+    granted
+}
+
+fn rule(authority: &Authority, renewal: &Renewal) -> Result<(Granted, String), Problem> {
+    let der = crate::control::from_hex(&renewal.certificate).unwrap_or_default();
+    let asked = Asked {
+        certificate: &CertificateDer::from(der),
+        request: &renewal.request,
+        signature: &renewal.signature,
+    };
+    let made = authority
+        .succeed(&asked)
+        .map_err(|failure| of_failure(&failure))?;
+    let identity = made.certificate.identity();
+    let one = Granted {
+        name: escape(identity.common_name().unwrap_or_default()),
+        until: Date::from_unix(identity.not_after()),
+    };
+    Ok((one, text(&made.certificate_path)?))
+}
+
+/// What every node should know of the CAs.
+fn news(authority: &Authority) -> Result<Certificates, Problem> {
+    let directory = authority.directory();
+    Ok(Certificates {
+        certificate: String::new(),
+        ca: text(&directory.join(CA_CERTIFICATE))?,
+        crl: text(&directory.join(CA_CRL))?,
+        signing: Fingerprint::of(authority.signing_der()).to_string(),
+        vouchers: authority
+            .vouchers()
+            .map_err(|failure| of_failure(&failure))?,
+    })
+}
+
+fn text(path: &Path) -> Result<String, Problem> {
+    fs::read_to_string(path).map_err(|error| unwritten(path, &error))
+}
+
+fn unexpected(reply: &Reply) -> Problem {
+    Problem::new(
+        "K22",
+        "the daemon says something that was not asked",
+        escape(format!("{reply:?}")),
+        "it is of another version: restart it (systemctl restart pgtlsproxy)",
+    )
+}

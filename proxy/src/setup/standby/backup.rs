@@ -1,0 +1,224 @@
+//! The base backup: PostgreSQL's own pg_basebackup, through this host's proxy, into a directory beside the place.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::super::find::Cluster;
+use super::super::server::{as_owner, output_of};
+use super::super::version::{BackupSource, Major, V9_4, basebackup_arguments};
+use super::progress::{Progress, Shown};
+use crate::problem::Problem;
+
+/// Lines of pg_basebackup that are shown when it fails.
+const LAST_LINES: usize = 6;
+const LONGEST_LINE: usize = 4096;
+/// How long a pg_basebackup of a run that was killed may take to end.
+const ORPHAN_ENDS: Duration = Duration::from_secs(10);
+
+/// What is copied, and where to.
+pub(super) struct Backup<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) source: BackupSource<'a>,
+    pub(super) application_name: &'a str,
+    pub(super) passfile: Option<&'a Path>,
+    pub(super) staging: &'a Path,
+    /// `OLD=NEW` for tablespaces.
+    pub(super) mappings: Vec<String>,
+}
+
+/// The version of a program of PostgreSQL.
+pub(super) fn version_of(program: &Path, cluster: &Cluster) -> Option<Major> {
+    let said = output_of(as_owner(&cluster.owner, program).arg("--version")).ok()?;
+    // `pg_basebackup (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`
+    said.split_once(')')?
+        .1
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+impl Backup<'_> {
+    /// Copies; `started` gets the process id before the first byte.
+    pub(super) fn run(
+        &self,
+        started: impl FnOnce(i32) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        let program = self.cluster.program("pg_basebackup");
+        let failed = |why: String| {
+            Problem::new(
+                "V08",
+                "the base backup failed",
+                why,
+                "what was there before is untouched; mend that, and run this again",
+            )
+        };
+        let server = self.cluster.major;
+        let version = version_of(&program, self.cluster).unwrap_or(server);
+        if version < server {
+            return Err(failed(format!(
+                "{} is of PostgreSQL {version}, the primary of {server}",
+                program.display()
+            )));
+        }
+        let target = self.staging.to_string_lossy();
+        let mut command = as_owner(&self.cluster.owner, &program);
+        command
+            .args(basebackup_arguments(version, server, self.source, &target))
+            // pg_basebackup before 9.3 takes no connection string; libpq takes the name from here.
+            .env("PGAPPNAME", self.application_name)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        if version >= V9_4 {
+            for mapping in &self.mappings {
+                command.arg("-T").arg(mapping);
+            }
+        }
+        if let Some(passfile) = self.passfile {
+            command.env("PGPASSFILE", passfile);
+        }
+        let mut child = command
+            .spawn()
+            .map_err(|error| failed(format!("{}: {error}", program.display())))?;
+        let noted = started(child.id().cast_signed());
+        let said = child.stderr.take().map(watch);
+        let status = child.wait();
+        noted?;
+        let status = status.map_err(|error| failed(error.to_string()))?;
+        if status.success() {
+            return Ok(());
+        }
+        let said = said.unwrap_or_default();
+        Err(failed(if said.is_empty() {
+            format!("pg_basebackup ended with {status}")
+        } else {
+            said
+        }))
+    }
+}
+
+/// Shows progress until it ends; gives the last of what else it said.
+fn watch(mut stderr: impl Read) -> String {
+    let mut shown = Shown::begin();
+    let mut last: VecDeque<String> = VecDeque::new();
+    let mut line = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = match stderr.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        for byte in buffer.iter().take(read) {
+            if !matches!(byte, b'\r' | b'\n') {
+                if line.len() < LONGEST_LINE {
+                    line.push(*byte);
+                }
+                continue;
+            }
+            let text = String::from_utf8_lossy(&line).trim().to_owned();
+            line.clear();
+            match Progress::parse(&text) {
+                Some(progress) => shown.show(progress),
+                None if text.is_empty() => {}
+                None => {
+                    last.push_back(text);
+                    if last.len() > LAST_LINES {
+                        last.pop_front();
+                    }
+                }
+            }
+        }
+    }
+    shown.end();
+    let errors: Vec<&String> = last
+        .iter()
+        .filter(|line| line.contains("rror:") || line.contains("FATAL"))
+        .collect();
+    let lines = if errors.is_empty() {
+        last.iter().collect()
+    } else {
+        errors
+    };
+    let lines: Vec<&str> = lines.into_iter().map(String::as_str).collect();
+    lines.join("; ")
+}
+
+/// Ends the pg_basebackup of a run that was killed, and takes away what it left: it is of nobody's use.
+pub(super) fn clear(staging: &Path, pid: Option<i32>, is_ours: bool) -> Result<(), Problem> {
+    if let Some(pid) = pid {
+        end_orphan(Pid::from_raw(pid), staging);
+    }
+    if !staging.exists() || is_empty(staging) {
+        return Ok(());
+    }
+    if !is_ours {
+        return Err(Problem::new(
+            "V05",
+            format!("{} is there, and is not of this setup", staging.display()),
+            "the copy would grow there",
+            "move it away, and run this again",
+        ));
+    }
+    eprintln!(
+        "taking away what an interrupted base backup left in {}",
+        staging.display()
+    );
+    let cleared = fs::read_dir(staging).and_then(|entries| {
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name() == "lost+found" {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    });
+    cleared.map_err(|error| {
+        Problem::new(
+            "G05",
+            format!("cannot clear {}", staging.display()),
+            error.to_string(),
+            "run setup as root, and again",
+        )
+    })
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Only a process that has our directory on its command line: ids are used again.
+fn end_orphan(pid: Pid, staging: &Path) {
+    let is_it = || {
+        let line = fs::read(PathBuf::from(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
+        let staging = staging.as_os_str().as_encoded_bytes();
+        line.split(|byte| *byte == 0)
+            .any(|argument| argument == staging)
+    };
+    let begun = Instant::now();
+    while is_it() {
+        let signal = if begun.elapsed() > ORPHAN_ENDS {
+            Signal::SIGKILL
+        } else {
+            Signal::SIGTERM
+        };
+        let _ = kill(pid, signal);
+        std::thread::sleep(Duration::from_millis(100));
+        if begun.elapsed() > ORPHAN_ENDS.saturating_mul(2) {
+            return;
+        }
+    }
+}

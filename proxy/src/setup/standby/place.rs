@@ -1,0 +1,307 @@
+//! Where the standby's data directory is or will be, and how the new one takes the place of the old one: the old one is
+//! moved aside whole, never deleted, and only when the new one is complete.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User};
+
+use super::super::conf;
+use super::super::files::Disk;
+use super::super::find::{self, Cluster, DEBIAN_CONFIGURATION, RHEL_DATA, Wanted, subdirectories};
+use super::super::version::{Major, V9_1};
+use crate::problem::Problem;
+
+/// Files of a data directory that are its host's own, not the copy's.
+const OWN_FILES: [&str; 3] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"];
+
+/// A cluster that is there, or the place where one will be.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) cluster: Cluster,
+    /// Whether there is one already.
+    pub(super) occupied: bool,
+}
+
+impl Place {
+    /// As `setup primary` finds it; where there is none yet, an empty or missing directory will do.
+    pub(super) fn find(wanted: Wanted<'_>) -> Result<Self, Problem> {
+        let found = match find::find(wanted) {
+            Ok(cluster) => {
+                return Ok(Self {
+                    cluster,
+                    occupied: true,
+                });
+            }
+            Err(problem) => problem,
+        };
+        let fresh = match wanted {
+            Wanted::DataDirectory(data) => fresh(data, None)?,
+            Wanted::Debian(label) => label
+                .split_once('/')
+                .map(|(version, name)| debian(version, name))
+                .transpose()?
+                .flatten(),
+            Wanted::Any if found.id == "G03" => only_place()?,
+            Wanted::Any => None,
+        };
+        fresh.map_or(Err(found), |cluster| {
+            Ok(Self {
+                cluster,
+                occupied: false,
+            })
+        })
+    }
+
+    pub(super) fn is_standby(&self) -> bool {
+        ["standby.signal", "recovery.conf"]
+            .iter()
+            .any(|name| self.cluster.data.join(name).exists())
+    }
+
+    /// The system identifier: the first eight bytes of pg_control, in this machine's order.
+    pub(super) fn system(&self) -> Option<u64> {
+        system_of(&self.cluster.data)
+    }
+}
+
+pub(super) fn system_of(data: &Path) -> Option<u64> {
+    let control = fs::read(data.join("global/pg_control")).ok()?;
+    control
+        .first_chunk()
+        .map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
+/// A place without a cluster; the error is a place that is taken by something else.
+fn fresh(data: &Path, config_file: Option<&Path>) -> Result<Option<Cluster>, Problem> {
+    let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    let data = fs::canonicalize(&data).unwrap_or(data);
+    let taken = match fs::read_dir(&data) {
+        Ok(mut entries) => {
+            // What mkfs leaves in a file system of its own.
+            entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "lost+found"))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(_) => true,
+    };
+    if data.join("PG_VERSION").exists() {
+        return Ok(None);
+    }
+    if taken {
+        return Err(Problem::new(
+            "V05",
+            format!("{} is neither empty nor a data directory", data.display()),
+            "it holds something else, which setup does not touch",
+            "give another directory, or move its content away",
+        ));
+    }
+    Ok(Some(Cluster {
+        label: data.display().to_string(),
+        // Until the primary has said which.
+        major: V9_1,
+        config_file: config_file.map_or_else(|| data.join("postgresql.conf"), Path::to_owned),
+        owner: owner_of(config_file.unwrap_or(&data))?,
+        data,
+        debian: None,
+        bindir: None,
+    }))
+}
+
+/// Who a new data directory shall belong to: who owns its empty directory or its configuration, else `postgres`.
+fn owner_of(path: &Path) -> Result<User, Problem> {
+    let of_path = fs::metadata(path)
+        .ok()
+        .and_then(|metadata| User::from_uid(Uid::from_raw(metadata.uid())).ok().flatten())
+        .filter(|user| !user.uid.is_root());
+    let me = Uid::effective();
+    let user = match of_path {
+        Some(user) => Some(user),
+        None if me.is_root() => User::from_name("postgres").ok().flatten(),
+        None => User::from_uid(me).ok().flatten(),
+    };
+    user.ok_or_else(|| {
+        Problem::new(
+            "V15",
+            "there is no OS user for PostgreSQL",
+            "`postgres` does not exist, and nothing there belongs to anybody else",
+            "install PostgreSQL's server package first",
+        )
+    })
+}
+
+/// A cluster whose configuration is there and whose data are not.
+fn debian(version: &str, name: &str) -> Result<Option<Cluster>, Problem> {
+    let config_file = Path::new(DEBIAN_CONFIGURATION)
+        .join(version)
+        .join(name)
+        .join("postgresql.conf");
+    let Ok(major) = version.parse::<Major>() else {
+        return Ok(None);
+    };
+    if !config_file.exists() {
+        return Ok(None);
+    }
+    let settings = conf::read(&Disk, &config_file, Path::new("/nonexistent"), major)?;
+    let data = settings
+        .effective("data_directory")
+        .map(|data| PathBuf::from(String::from_utf8_lossy(&data.value).into_owned()));
+    let Some(data) = data else {
+        return Ok(None);
+    };
+    let cluster = fresh(&data, Some(&config_file))?;
+    Ok(cluster.map(|cluster| Cluster {
+        label: format!("{version}/{name}"),
+        debian: Some((version.to_owned(), name.to_owned())),
+        ..cluster
+    }))
+}
+
+/// The one place of Debian or RHEL that waits for data.
+fn only_place() -> Result<Option<Cluster>, Problem> {
+    let mut places = Vec::new();
+    for version in subdirectories(Path::new(DEBIAN_CONFIGURATION)) {
+        for cluster in subdirectories(&version) {
+            let name = |path: &Path| {
+                let name = path.file_name().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            };
+            places.extend(debian(&name(&version), &name(&cluster))?);
+        }
+    }
+    let root = Path::new(RHEL_DATA);
+    let rhel = subdirectories(root)
+        .into_iter()
+        .map(|version| version.join("data"))
+        .chain([root.join("data")]);
+    for data in rhel.filter(|data| data.is_dir()) {
+        places.extend(fresh(&data, None)?);
+    }
+    if places.len() > 1 {
+        return Ok(None);
+    }
+    Ok(places.pop())
+}
+
+/// Where the copy grows: beside its place, so that it gets there in one step. In a file system of its own there is no
+/// beside; an empty one is filled where it is.
+pub(super) fn staging(data: &Path) -> PathBuf {
+    if is_mount_point(data) {
+        data.to_owned()
+    } else {
+        beside(data, ".pgtlsproxy-new")
+    }
+}
+
+pub(super) fn is_mount_point(data: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let parent = data.parent().and_then(device);
+    device(data).is_some_and(|own| parent.is_some_and(|parent| parent != own))
+}
+
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// An empty directory for the server's OS user alone; missing parents are made.
+pub(super) fn make_directory(path: &Path, owner: &User) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    give(path, owner)
+}
+
+pub(super) fn give(path: &Path, owner: &User) -> io::Result<()> {
+    if Uid::effective().is_root() {
+        chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))?;
+    }
+    Ok(())
+}
+
+/// A name for the old directory, with the moment in it.
+pub(super) fn aside(data: &Path) -> PathBuf {
+    let moment: String = certs_tool::report::Date::now()
+        .to_string()
+        .chars()
+        .filter_map(|c| match c {
+            'T' | ' ' => Some('-'),
+            c if c.is_ascii_digit() || c == '-' => Some(c),
+            _ => None,
+        })
+        .collect();
+    let plain = beside(data, &format!(".{}", moment.trim_matches('-')));
+    let taken = |path: &PathBuf| path.symlink_metadata().is_ok();
+    let mut numbered = (2..).map(|number| beside(&plain, &format!(".{number}")));
+    if taken(&plain) {
+        numbered.find(|path| !taken(path)).unwrap_or(plain)
+    } else {
+        plain
+    }
+}
+
+/// Renames, and makes it last.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Problem> {
+    let done = fs::rename(from, to)
+        .and_then(|()| File::open(to.parent().unwrap_or_else(|| Path::new("/")))?.sync_all());
+    done.map_err(|error| {
+        Problem::new(
+            "V07",
+            format!("{} cannot be moved to {}", from.display(), to.display()),
+            error.to_string(),
+            "run this as root; where the directory is a file system of its own, move its content away by hand first",
+        )
+    })
+}
+
+/// The configuration files that lie in a data directory, by their path in it: those that postgresql.conf includes among
+/// them, and not postgresql.auto.conf, which is the server's.
+pub(super) fn own_files(cluster: &Cluster) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = OWN_FILES.iter().map(PathBuf::from).collect();
+    let settings = conf::read(&Disk, &cluster.config_file, &cluster.data, cluster.major);
+    for assignment in settings.iter().flat_map(|settings| &settings.0) {
+        if let Ok(path) = assignment.place.file.strip_prefix(&cluster.data)
+            && path != Path::new("postgresql.auto.conf")
+            && !files.iter().any(|known| known == path)
+        {
+            files.push(path.to_owned());
+        }
+    }
+    files.retain(|path| cluster.data.join(path).is_file());
+    files
+}
+
+/// Copies those files, with mode and owner, from one directory to another.
+pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Problem> {
+    let one = |path: &PathBuf| -> io::Result<()> {
+        let (old, new) = (from.join(path), to.join(path));
+        let metadata = fs::metadata(&old)?;
+        if let Some(parent) = new.parent().filter(|parent| !parent.exists()) {
+            fs::create_dir_all(parent)?;
+            let of = fs::metadata(old.parent().unwrap_or(from))?;
+            chown(parent, Some(of.uid()), Some(of.gid()))?;
+            fs::set_permissions(parent, of.permissions())?;
+        }
+        let rights = super::super::apply::Rights {
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        };
+        super::super::apply::replace(&new, &fs::read(&old)?, rights)
+    };
+    files.iter().try_for_each(|path| {
+        one(path).map_err(|error| {
+            Problem::new(
+                "G05",
+                format!(
+                    "cannot copy {} to {}",
+                    from.join(path).display(),
+                    to.display()
+                ),
+                error.to_string(),
+                "run setup as root, with room on that disk; then run it again",
+            )
+        })
+    })
+}

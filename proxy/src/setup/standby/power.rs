@@ -1,0 +1,220 @@
+//! Starts and stops the server the way its distribution does, and waits until it streams.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::super::find::Cluster;
+use super::super::server::{Server, as_owner};
+use super::super::version::{V9_6, V10};
+use super::place;
+use crate::problem::Problem;
+
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+/// A server that is told to start has its lock file by then.
+const LAUNCH_TAKES: Duration = Duration::from_secs(10);
+/// Lines of the server's log that are shown.
+const LAST_LINES: usize = 4;
+
+/// What the standby's own server says of the stream.
+#[derive(Debug)]
+pub(super) struct Streaming {
+    pub(super) lsn: String,
+    /// Bytes received and not yet replayed.
+    pub(super) behind: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    Start,
+    Stop,
+}
+
+impl Order {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+pub(super) fn start(cluster: &Cluster) -> Result<(), Problem> {
+    order(cluster, Order::Start).map_err(|why| not_started(cluster, why))
+}
+
+pub(super) fn stop(cluster: &Cluster) -> Result<(), Problem> {
+    order(cluster, Order::Stop).map_err(|why| {
+        Problem::new(
+            "V09",
+            format!("{} does not stop", cluster.label),
+            why,
+            "stop it, and run this again",
+        )
+    })
+}
+
+/// Whether a server of this cluster runs, whether it takes connections or not.
+pub(super) fn runs(cluster: &Cluster) -> bool {
+    Server::of(cluster).is_some()
+}
+
+fn order(cluster: &Cluster, order: Order) -> Result<(), String> {
+    let mut command = if let Some((version, name)) = &cluster.debian {
+        let mut command = Command::new("pg_ctlcluster");
+        command.args([version, name, order.word()]);
+        if matches!(order, Order::Stop) {
+            command.args(["-m", "fast"]);
+        }
+        command
+    } else if let Some(unit) = unit(cluster) {
+        let mut command = Command::new("systemctl");
+        command.args([order.word(), &unit]);
+        command
+    } else {
+        let mut command = as_owner(&cluster.owner, &cluster.program("pg_ctl"));
+        command
+            .arg(order.word())
+            .arg("-D")
+            .arg(&cluster.data)
+            .arg("-s");
+        match order {
+            Order::Stop => {
+                command.args(["-m", "fast", "-w"]);
+            }
+            Order::Start => {
+                // To wait is the default from 10 on; we wait for more than that it takes connections.
+                if cluster.major >= V10 {
+                    command.arg("-W");
+                }
+                command.arg("-l").arg(log(cluster)?);
+            }
+        }
+        command
+    };
+    // A server must not hold our own outputs open.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let output = tempfile::tempfile().map_err(|error| error.to_string())?;
+    command.stderr(output.try_clone().map_err(|error| error.to_string())?);
+    let status = command
+        .status()
+        .map_err(|error| format!("{}: {error}", command.get_program().to_string_lossy()))?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = String::new();
+    let read = std::io::Seek::rewind(&mut &output)
+        .and_then(|()| std::io::Read::read_to_string(&mut &output, &mut said));
+    match read {
+        Ok(_) if !said.trim().is_empty() => Err(said.trim().to_owned()),
+        _ => Err(format!("it ended with {status}")),
+    }
+}
+
+/// RHEL's unit, where systemd runs and this is its data directory.
+fn unit(cluster: &Cluster) -> Option<String> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let usual = [
+        (
+            format!("/var/lib/pgsql/{}/data", cluster.major),
+            format!("postgresql-{}", cluster.major),
+        ),
+        ("/var/lib/pgsql/data".to_owned(), "postgresql".to_owned()),
+    ];
+    usual
+        .into_iter()
+        .find(|(data, _)| Path::new(data) == cluster.data)
+        .map(|(_, unit)| unit)
+}
+
+/// What a server that pg_ctl starts says before it has a log of its own.
+fn log(cluster: &Cluster) -> Result<PathBuf, String> {
+    let path = place::beside(&cluster.data, ".log");
+    let made = fs::File::options().create(true).append(true).open(&path);
+    made.and_then(|_| place::give(&path, &cluster.owner))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(path)
+}
+
+/// The last lines of the log that we know of.
+fn last_words(cluster: &Cluster) -> String {
+    let path = match &cluster.debian {
+        Some((version, name)) => PathBuf::from(format!(
+            "/var/log/postgresql/postgresql-{version}-{name}.log"
+        )),
+        None => place::beside(&cluster.data, ".log"),
+    };
+    let text = fs::read(&path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().rev().take(LAST_LINES).collect();
+    let lines: Vec<String> = lines
+        .into_iter()
+        .rev()
+        .map(|line| protocol::escape::escape(line.as_bytes()))
+        .collect();
+    format!("{}: {}", path.display(), lines.join("; "))
+}
+
+fn not_started(cluster: &Cluster, why: String) -> Problem {
+    let why = if why.is_empty() {
+        last_words(cluster)
+    } else {
+        format!("{why}; {}", last_words(cluster))
+    };
+    Problem::new(
+        "V09",
+        format!("{} does not start", cluster.label),
+        why,
+        "mend what its log says; then run this again",
+    )
+}
+
+/// Waits until it streams; none if it does not within that time. The error is a server that has ended.
+pub(super) fn wait_for_stream(
+    cluster: &Cluster,
+    within: Duration,
+) -> Result<Option<Streaming>, Problem> {
+    let begun = Instant::now();
+    loop {
+        match Server::of(cluster) {
+            Some(server) => {
+                if let Some(streaming) = streaming(cluster, &server) {
+                    return Ok(Some(streaming));
+                }
+            }
+            None if begun.elapsed() > LAUNCH_TAKES => {
+                return Err(not_started(cluster, String::new()));
+            }
+            None => {}
+        }
+        if begun.elapsed() > within {
+            return Ok(None);
+        }
+        thread::sleep(BETWEEN_LOOKS);
+    }
+}
+
+/// Whether it streams now.
+pub(super) fn streaming(cluster: &Cluster, server: &Server) -> Option<Streaming> {
+    // pg_stat_wal_receiver is of 9.6; before, what was received is all there is to see.
+    let sql = if cluster.major >= V10 {
+        "SELECT pg_last_wal_replay_lsn(), greatest(pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn(), 0) \
+         FROM pg_stat_wal_receiver WHERE status = 'streaming' AND pg_last_wal_receive_lsn() IS NOT NULL"
+    } else if cluster.major >= V9_6 {
+        "SELECT pg_last_xlog_replay_location(), \
+         greatest(pg_xlog_location_diff(pg_last_xlog_receive_location(), pg_last_xlog_replay_location()), 0) \
+         FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+    } else {
+        "SELECT pg_last_xlog_replay_location(), '?' WHERE pg_last_xlog_receive_location() IS NOT NULL"
+    };
+    let said = server.query(sql).ok()?;
+    let (lsn, behind) = said.lines().next()?.split_once('\t')?;
+    Some(Streaming {
+        lsn: lsn.to_owned(),
+        behind: behind.to_owned(),
+    })
+}

@@ -1,0 +1,222 @@
+//! An old primary is wound back to where its history and the new primary's parted: pg_rewind, with what it needs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::super::apply::Stage;
+use super::super::find::Cluster;
+use super::super::plan::MAINTENANCE_DATABASE;
+use super::super::server::{as_owner, output_of};
+use super::super::version::{Thing, V11, V13, has};
+use super::place::{self, beside};
+use super::{Work, power};
+use crate::problem::Problem;
+
+/// Until the new primary has written the checkpoint that tells its timeline; before 16 pg_rewind sees it only then.
+const CHECKPOINT_TAKES: Duration = Duration::from_secs(60);
+
+impl Work<'_> {
+    pub(super) fn rewind(&mut self) -> Result<(), Vec<Problem>> {
+        self.wind_back().map_err(|problem| vec![problem])
+    }
+
+    fn wind_back(&mut self) -> Result<(), Problem> {
+        let cluster = self.place.cluster.clone();
+        if !has(cluster.major, Thing::Rewind) {
+            return Err(Problem::new(
+                "V12",
+                format!("PostgreSQL {} has no pg_rewind", cluster.major),
+                "it is of 9.5 and later",
+                "--replace moves it aside and copies the primary",
+            ));
+        }
+        let program = cluster.program("pg_rewind");
+        if output_of(as_owner(&cluster.owner, &program).arg("--version")).is_err() {
+            return Err(Problem::new(
+                "V11",
+                "pg_rewind is not there",
+                format!("{} does not run", program.display()),
+                "install it, say where it is with --bindir DIR, or use --replace",
+            ));
+        }
+        if power::runs(&cluster) {
+            eprintln!("stopping {}", cluster.label);
+            power::stop(&cluster)?;
+        }
+        let kept = beside(&cluster.data, ".pgtlsproxy-conf");
+        let files = keep(&cluster, &kept)?;
+        if !ended_well(&cluster) {
+            // They keep a server from starting alone.
+            for name in ["standby.signal", "recovery.conf"] {
+                let _ = fs::remove_file(cluster.data.join(name));
+            }
+            end_well(&cluster)?;
+        }
+        // Whatever comes of it: what is left is never started as a second primary.
+        self.mark(&cluster.data)?;
+        if let Some(slot) = &self.slot {
+            self.upstream.make_slot(slot, cluster.major, false)?;
+        }
+        self.note(Stage::Rewinding)?;
+        let wound = self.call(&cluster, &program);
+        if let Err(problem) = wound {
+            // pg_rewind looks before it writes: what it refuses, it has not touched.
+            self.note(Stage::Streamed)?;
+            return Err(problem);
+        }
+        // It has taken that away again, and brought the other's configuration along.
+        self.mark(&cluster.data)?;
+        place::carry(&files, &kept, &cluster.data)?;
+        self.note(Stage::Placed)?;
+        let _ = fs::remove_dir_all(&kept);
+        Ok(())
+    }
+
+    fn call(&self, cluster: &Cluster, program: &Path) -> Result<(), Problem> {
+        let conninfo = self
+            .node
+            .conninfo(&self.role)
+            .with("dbname", MAINTENANCE_DATABASE);
+        let begun = Instant::now();
+        loop {
+            let mut command = as_owner(&cluster.owner, program);
+            command
+                .arg("-D")
+                .arg(&cluster.data)
+                .arg(format!("--source-server={conninfo}"));
+            if cluster.major >= V13 && !cluster.config_file.starts_with(&cluster.data) {
+                // pg_rewind of 13 and later starts the server alone after a crash; `--config-file` is of 15.
+                if cluster.major >= super::super::version::V15 {
+                    command.arg(format!("--config-file={}", cluster.config_file.display()));
+                }
+            }
+            if let Some(passfile) = &self.passfile {
+                command.env("PGPASSFILE", passfile);
+            }
+            // What it finds is told on standard error from 12 on, on standard output before.
+            let said = command
+                .output()
+                .map_err(|error| refused(error.to_string(), cluster))?;
+            let text = [said.stdout.as_slice(), &said.stderr].concat();
+            let text = String::from_utf8_lossy(&text).trim().to_owned();
+            if !said.status.success() {
+                return Err(refused(text, cluster));
+            }
+            let parted = self.primary.timeline > timeline(cluster).unwrap_or(self.primary.timeline);
+            if text.contains("no rewind required") && parted && begun.elapsed() < CHECKPOINT_TAKES {
+                std::thread::sleep(Duration::from_secs(1));
+                continue;
+            }
+            eprintln!("pg_rewind: {}", last_line(&text));
+            return Ok(());
+        }
+    }
+}
+
+fn last_line(text: &str) -> String {
+    protocol::escape::escape(text.lines().last().unwrap_or_default())
+}
+
+fn refused(why: String, cluster: &Cluster) -> Problem {
+    let way_out = if why.contains("wal_log_hints") || why.contains("data checksums") {
+        "it can be done only if the old primary wrote WAL for hints while it was one (data checksums or wal_log_hints = on); --replace copies the whole"
+    } else if why.contains("permission denied for function") || why.contains("must be superuser") {
+        if cluster.major >= V11 {
+            "run `pgtlsproxy setup primary --rewind` on the new primary: it grants the four functions that pg_rewind calls; or use --replace"
+        } else {
+            "before 11 its role must be a superuser: give --role, or use --replace"
+        }
+    } else if why.contains("[P0") || why.contains("pg_hba.conf") {
+        "pg_rewind is an ordinary connection: run `pgtlsproxy setup primary --rewind` on the new primary, which admits it; or use --replace"
+    } else {
+        "mend that and run this again, or use --replace, which copies the whole"
+    };
+    Problem::new(
+        "V13",
+        format!(
+            "pg_rewind cannot bring {} back, which stays stopped",
+            cluster.label
+        ),
+        why,
+        way_out,
+    )
+}
+
+/// The timeline of a stopped cluster by the newest history file that it has.
+fn timeline(cluster: &Cluster) -> Option<u32> {
+    let wal = super::super::version::wants(cluster.major, Thing::WalDirectory)?;
+    let entries = fs::read_dir(cluster.data.join(wal)).ok()?;
+    let of_name = |name: &str| {
+        let (timeline, rest) = name.split_at_checked(8)?;
+        (rest == ".history" || rest.len() == 16)
+            .then(|| u32::from_str_radix(timeline, 16).ok())
+            .flatten()
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| of_name(entry.file_name().to_str()?))
+        .max()
+}
+
+/// Keeps this host's own configuration files, which pg_rewind would overwrite. Those of a run that was interrupted count.
+fn keep(cluster: &Cluster, kept: &Path) -> Result<Vec<PathBuf>, Problem> {
+    if !kept.exists() {
+        let staged = beside(kept, ".part");
+        let _ = fs::remove_dir_all(&staged);
+        place::make_directory(&staged, &cluster.owner).map_err(|error| {
+            Problem::new(
+                "G05",
+                format!("cannot make {}", staged.display()),
+                error.to_string(),
+                "run setup as root, with room on that disk",
+            )
+        })?;
+        place::carry(&place::own_files(cluster), &cluster.data, &staged)?;
+        place::rename(&staged, kept)?;
+    }
+    Ok(listed(kept, Path::new("")))
+}
+
+fn listed(root: &Path, below: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root.join(below))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let path = below.join(entry.file_name());
+        if entry.path().is_dir() {
+            found.extend(listed(root, &path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// By pg_control, whose state follows the system identifier and two version numbers: DB_SHUTDOWNED, or the same in recovery.
+fn ended_well(cluster: &Cluster) -> bool {
+    let control = fs::read(cluster.data.join("global/pg_control")).unwrap_or_default();
+    let state = control.get(16..20).and_then(|bytes| bytes.try_into().ok());
+    matches!(state.map(u32::from_ne_bytes), Some(1 | 2))
+}
+
+/// pg_rewind needs a clean shutdown; before 13 it does not bring it about itself, and from 13 on not beside a
+/// `standby.signal`.
+fn end_well(cluster: &Cluster) -> Result<(), Problem> {
+    let mut command = as_owner(&cluster.owner, &cluster.program("postgres"));
+    command.args(["--single", "-F", "-D"]).arg(&cluster.data);
+    command
+        .arg("-c")
+        .arg(format!("config_file={}", cluster.config_file.display()))
+        .arg("template1");
+    output_of(&mut command).map(drop).map_err(|why| {
+        Problem::new(
+            "V13",
+            format!("{} cannot be brought to a clean end", cluster.label),
+            why,
+            "pg_rewind needs one; start and stop it by hand, or use --replace",
+        )
+    })
+}

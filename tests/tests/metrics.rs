@@ -1,0 +1,742 @@
+//! The metrics: what they count is what flowed, counters never fall, no peer makes a series of its own, and the manual,
+//! the dashboard and the alert rules speak of those that there are.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use testbed::postgres::psql;
+use testbed::programs::promtool;
+use testbed::scrape::{Family, free_address, get};
+use testbed::tunnel::{client_config, server_config};
+use testbed::wire::{replication_startup, startup};
+use testbed::{
+    Node, Pki, Scrape, Scratch, Sidecar, StandIn, Stop, Tunnel, Wire, run, wait_for, wait_until,
+};
+
+const PATIENCE: std::time::Duration = testbed::wait::PATIENCE;
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// A tunnel to a primary, both ends of which tell metrics and status.
+struct Watched {
+    tunnel: Tunnel,
+    server: SocketAddr,
+    client: SocketAddr,
+}
+
+impl Watched {
+    fn to(primary: &Node) -> Self {
+        let rule = "[[server.allow]]\nidentity = \"cn:standby\"\nordinary = true\n";
+        let (server, client) = (free_address(), free_address());
+        let admin = |at: SocketAddr| {
+            format!("[admin]\nsocket = \"status.sock\"\nlisten = \"{at}\"\nstatus = true\n")
+        };
+        let tunnel = Tunnel::with(
+            primary.socket().display(),
+            &(rule.to_owned() + &admin(server)),
+            &admin(client),
+        );
+        Self {
+            tunnel,
+            server,
+            client,
+        }
+    }
+
+    fn ends(&self) -> [(&'static str, SocketAddr); 2] {
+        [("server", self.server), ("client", self.client)]
+    }
+}
+
+/// A standby that replies every second.
+fn standby(primary: &Node, conninfo: &str) -> Node {
+    let standby = Node::builder("standby").init_from_backup(conninfo);
+    standby.set_standby(conninfo, None);
+    standby.append_conf("wal_receiver_status_interval = 1s");
+    let standby = standby.started();
+    primary.wait_for_standby("standby");
+    standby
+}
+
+fn status(at: SocketAddr) -> Value {
+    serde_json::from_str(&get(at, "/status.json")).unwrap()
+}
+
+/// Everything that can happen has happened, so that every metric has a sample.
+fn eventful() -> (Watched, Node, Node) {
+    let primary = Node::builder("primary").init();
+    // A standby that has nothing to say is asked every second.
+    primary.append_conf("wal_sender_timeout = 2s");
+    let primary = primary.started();
+    let watched = Watched::to(&primary);
+    let standby = Node::standby("standby", &watched.tunnel.conninfo());
+    primary.wait_for_standby("standby");
+    primary.query("create table t as select 1 as i");
+    standby.catch_up_with(&primary);
+    let refused = format!("{} replication=true", watched.tunnel.conninfo());
+    psql(&refused, "IDENTIFY_SYSTEM").unwrap();
+    // Neither end knows what this is.
+    for sidecar in [&watched.tunnel.server, &watched.tunnel.client] {
+        let mut stranger = Wire::tcp(sidecar.address());
+        stranger.send(b"GET / HTTP/1.1\r\n\r\n");
+        stranger.ending();
+    }
+    for (_, at) in watched.ends() {
+        wait_until("a keepalive to be seen", || {
+            let scrape = Scrape::of(at);
+            let seen = |name| scrape.sum(name, &[]).is_some();
+            seen("pgtlsproxy_keepalive_age_seconds")
+                && seen("pgtlsproxy_reply_age_seconds")
+                && seen("pgtlsproxy_session_duration_seconds_count")
+                && seen("pgtlsproxy_refusals_total")
+        });
+    }
+    (watched, primary, standby)
+}
+
+/// The manual's table of metrics, as the scrapes would have it.
+fn table(families: &BTreeMap<String, Family>) -> String {
+    let rows = families.iter().map(|(name, family)| {
+        let labels: Vec<_> = family
+            .labels
+            .iter()
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let Family {
+            kind, unit, help, ..
+        } = family;
+        format!(
+            "| `{name}` | {kind} | {unit} | {} | {help} |\n",
+            labels.join(" ")
+        )
+    });
+    rows.collect()
+}
+
+#[test]
+fn manual_lists_each_metric_with_type_unit_labels_and_meaning() {
+    let (watched, _primary, _standby) = eventful();
+    let manual = std::fs::read_to_string(format!("{REPOSITORY}/docs/observability.md")).unwrap();
+    let rows = manual
+        .lines()
+        .filter(|line| line.starts_with("| `pgtlsproxy_") || line.starts_with("| `process_"));
+    let listed: String = rows.map(|row| format!("{row}\n")).collect();
+    for (end, at) in watched.ends() {
+        let scrape = Scrape::of(at);
+        for (name, family) in &scrape.families {
+            assert!(family.samples > 0, "{end} has no sample of {name}");
+        }
+        let counted = table(&scrape.families);
+        assert_eq!(listed, counted, "the {end}'s table would be\n{counted}");
+    }
+}
+
+#[test]
+fn prometheus_finds_nothing_to_complain_of() {
+    let (watched, _primary, _standby) = eventful();
+    for (_, at) in watched.ends() {
+        let scrape = Scrape::of(at);
+        let mut lint = Command::new(promtool())
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = lint.stdin.take().unwrap();
+        stdin.write_all(scrape.as_text_format().as_bytes()).unwrap();
+        drop(stdin);
+        let said = lint.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&said.stderr);
+        assert!(said.status.success() && text.is_empty(), "{text}");
+        // Its parser of OpenMetrics reads files for the database, in which each sample has a time.
+        let timed = scrape.text.lines().map(|line| {
+            let time = if line.starts_with('#') {
+                ""
+            } else {
+                " 1700000000"
+            };
+            format!("{line}{time}\n")
+        });
+        let dir = Scratch::new("openmetrics");
+        let file = dir.path().join("scrape");
+        std::fs::write(&file, timed.collect::<String>()).unwrap();
+        let mut parse = Command::new(promtool());
+        parse.args(["tsdb", "create-blocks-from", "openmetrics"]);
+        run(parse.arg(&file).arg(dir.path().join("data"))).unwrap();
+    }
+}
+
+#[test]
+fn bytes_are_counted_and_no_counter_falls_over_reload_and_end() {
+    let primary = Node::primary();
+    let watched = Watched::to(&primary);
+    let mut standby = standby(&primary, &watched.tunnel.conninfo());
+    let moved = |end, at, direction| {
+        let labels = [("tunnel", end), ("direction", direction)];
+        Scrape::of(at)
+            .sum("pgtlsproxy_relayed_bytes_total", &labels)
+            .unwrap()
+    };
+    let before = watched
+        .ends()
+        .map(|(end, at)| (moved(end, at, "to_downstream"), end, at));
+    let from = primary.lsn();
+    primary.query("create table t as select i from generate_series(1, 50000) i");
+    standby.catch_up_with(&primary);
+    let wal = primary.query(&format!(
+        "select pg_wal_lsn_diff(pg_current_wal_lsn(), '{from}')"
+    ));
+    let wal: f64 = wal.parse().unwrap();
+    assert!(wal > 1e6, "{wal}");
+    for (before, end, at) in before {
+        let grown = moved(end, at, "to_downstream") - before;
+        assert!(grown >= wal, "{end}: {grown} of {wal}");
+        assert!(grown < wal * 1.5, "{end}: {grown} of {wal}");
+        assert!(moved(end, at, "to_upstream") > 0.0);
+    }
+
+    // Sessions come and go, settings are loaded again and the stream ends, while somebody looks on.
+    let done = AtomicBool::new(false);
+    let conninfo = format!("{} replication=true", watched.tunnel.conninfo());
+    thread::scope(|threads| {
+        for (_, at) in watched.ends() {
+            let done = &done;
+            threads.spawn(move || {
+                let mut last = Scrape::of(at);
+                let mut scrapes = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let scrape = Scrape::of(at);
+                    scrape.rose_from(&last);
+                    last = scrape;
+                    scrapes += 1;
+                }
+                assert!(scrapes > 10, "{scrapes}");
+            });
+        }
+        let _done = Finally(&done);
+        let guests: Vec<_> = (0..3)
+            .map(|_| {
+                threads.spawn(|| {
+                    for _ in 0..15 {
+                        psql(&conninfo, "IDENTIFY_SYSTEM").unwrap();
+                    }
+                })
+            })
+            .collect();
+        for round in 1..=3 {
+            for (sidecar, at) in [
+                (&watched.tunnel.server, watched.server),
+                (&watched.tunnel.client, watched.client),
+            ] {
+                sidecar.reload();
+                wait_until("the reload to be counted", || {
+                    let good = [("outcome", "good")];
+                    let count = Scrape::of(at).sum("pgtlsproxy_reloads_total", &good);
+                    count >= Some(f64::from(round))
+                });
+            }
+            primary.query(&format!(
+                "create table u{round} as select i from generate_series(1, 20000) i"
+            ));
+            standby.catch_up_with(&primary);
+        }
+        for guest in guests {
+            guest.join().unwrap();
+        }
+        standby.stop(Stop::Fast);
+        for (end, at) in watched.ends() {
+            wait_until("the end to be counted", || {
+                let scrape = Scrape::of(at);
+                let none = scrape.sum("pgtlsproxy_sessions", &[]).is_none();
+                none && scrape.sum("pgtlsproxy_streams", &[]) == Some(0.0)
+            });
+            let scrape = Scrape::of(at);
+            let opened = scrape.sum("pgtlsproxy_sessions_opened_total", &[]).unwrap();
+            let over = scrape.sum("pgtlsproxy_session_duration_seconds_count", &[]);
+            assert_eq!(over, Some(opened), "{end}: {}", scrape.text);
+            assert!(opened >= 46.0, "{opened}");
+            assert!(moved(end, at, "to_downstream") > wal);
+        }
+    });
+}
+
+/// Raises a flag, even if a step before it failed.
+struct Finally<'a>(&'a AtomicBool);
+
+impl Drop for Finally<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn lags_and_ages_are_what_status_tells() {
+    let primary = Node::primary();
+    let watched = Watched::to(&primary);
+    let standby = standby(&primary, &watched.tunnel.conninfo());
+    standby.query("select pg_wal_replay_pause()");
+    primary.query("create table t as select i from generate_series(1, 30000) i");
+    for (end, at) in watched.ends() {
+        let identity = if end == "server" {
+            "cn:standby"
+        } else {
+            "ip:127.0.0.1"
+        };
+        let base = [
+            ("tunnel", end),
+            ("kind", "physical"),
+            ("identity", identity),
+        ];
+        let told = |scrape: &Scrape, name: &str, lag: Option<&'static str>| {
+            let labels: Vec<_> = base
+                .into_iter()
+                .chain(lag.map(|lag| ("lag", lag)))
+                .collect();
+            scrape.sum(name, &labels)
+        };
+        wait_for(
+            "metrics to lie between two looks at the status",
+            PATIENCE,
+            || {
+                let stream = |status: Value| -> Value {
+                    let mut sessions = status["sessions"].as_array().unwrap().iter();
+                    let streaming = sessions.find(|session| session["activity"] == "streaming");
+                    streaming.unwrap()["replication"].clone()
+                };
+                let (before, scrape, after) =
+                    (stream(status(at)), Scrape::of(at), stream(status(at)));
+                // A reply in between would make every number another.
+                if before["replies"] != after["replies"] || before["sent_lsn"] != after["sent_lsn"]
+                {
+                    return None;
+                }
+                for lag in ["write", "flush", "apply"] {
+                    let field = format!("{lag}_lag");
+                    let bytes = told(&scrape, "pgtlsproxy_lag_bytes", Some(lag));
+                    assert_eq!(bytes, before[&field]["bytes"].as_f64(), "{lag} in {before}");
+                    let seconds = told(&scrape, "pgtlsproxy_lag_seconds", Some(lag)).unwrap();
+                    let [least, most] = [&before, &after].map(|at| at[&field]["seconds"].as_f64());
+                    // Where nothing lags, status tells none and the metric nought.
+                    let between = least.unwrap_or(0.0) <= seconds && seconds <= most.unwrap_or(0.0);
+                    assert!(between, "{end} {lag}: {seconds} in {before}, {after}");
+                }
+                for age in [
+                    "wal_age_seconds",
+                    "keepalive_age_seconds",
+                    "reply_age_seconds",
+                ] {
+                    let seconds = told(&scrape, &format!("pgtlsproxy_{age}"), None);
+                    let (least, most) = (before[age].as_f64(), after[age].as_f64());
+                    assert!(
+                        least <= seconds && seconds <= most,
+                        "{end} {age}: {seconds:?}"
+                    );
+                }
+                let apply = told(&scrape, "pgtlsproxy_lag_seconds", Some("apply"));
+                let flush = told(&scrape, "pgtlsproxy_lag_seconds", Some("flush"));
+                (apply > Some(3.0) && flush < Some(1.0)).then_some(())
+            },
+        );
+    }
+}
+
+#[test]
+fn two_hundred_certificate_names_make_no_series_of_their_own() {
+    let (pki, stand_in, at) = (Pki::new(), StandIn::new(), free_address());
+    let primary = pki.issue("primary");
+    // One tunnel without rules, one with.
+    let rules = "[[server.allow]]\nidentity = \"cn:known\"\n[[server.allow]]\nidentity = \"cn:*\"\nusers = [\"app\"]\n";
+    let config = server_config(&primary, stand_in.upstream(), "")
+        + &format!(
+            "[[server]]\nlisten = \"127.0.0.1:0\"\npostgres = \"{}\"\n{rules}",
+            stand_in.upstream()
+        )
+        + &format!("[admin]\nlisten = \"{at}\"\n");
+    let server = Sidecar::run("server", &config);
+    let [open, ruled]: [SocketAddr; 2] =
+        [0, 1].map(|tunnel: usize| server.addresses()[tunnel].parse().unwrap());
+    let enter = |at: SocketAddr, name: &str| {
+        let identity = pki.issue(name);
+        let mut wire = Wire::direct_tls(at, &identity);
+        wire.send(&replication_startup());
+        (wire, identity)
+    };
+    let mut held = Vec::new();
+    let mut admitted = |address: SocketAddr, name: &str| {
+        let (mut wire, identity) = enter(address, name);
+        let (mut upstream, _) = stand_in.accept_startup();
+        upstream.greet(1, b"key!");
+        wire.read_greeting();
+        held.push((wire, upstream));
+        identity
+    };
+    admitted(ruled, "known");
+    let come = |name: &str, admitted: &mut dyn FnMut(SocketAddr, &str) -> testbed::Identity| {
+        let identity = admitted(open, name);
+        // The rule that means it wants another role.
+        let mut refused = Wire::direct_tls(ruled, &identity);
+        refused.send(&replication_startup());
+        refused.read_refusal();
+        // And so does a role that nobody heard of.
+        let mut refused = Wire::direct_tls(ruled, &identity);
+        refused.send(&startup(&[
+            ("user", name),
+            ("replication", "true"),
+            ("application_name", name),
+        ]));
+        refused.read_refusal();
+    };
+    come("stranger0", &mut admitted);
+    let series = |scrape: &Scrape| -> BTreeSet<String> { scrape.samples.keys().cloned().collect() };
+    // A refusal is heard before it is counted.
+    let refusals = |count: f64| {
+        wait_for("the refusals to be counted", PATIENCE, || {
+            let scrape = Scrape::of(at);
+            (scrape.sum("pgtlsproxy_refusals_total", &[]) == Some(count)).then_some(scrape)
+        })
+    };
+    let first = refusals(2.0);
+    for number in 1..200 {
+        come(&format!("stranger{number}"), &mut admitted);
+    }
+    let last = refusals(400.0);
+    let new: Vec<_> = series(&last).difference(&series(&first)).cloned().collect();
+    assert!(new.is_empty(), "{new:?}");
+    assert!(!last.text.contains("stranger"), "{}", last.text);
+    let identities: BTreeSet<_> = last
+        .samples
+        .values()
+        .filter_map(|sample| sample.labels.get("identity"))
+        .map(String::as_str)
+        .collect();
+    assert_eq!(identities, BTreeSet::from(["cn:*", "cn:known", "other"]));
+    let named = |identity| last.sum("pgtlsproxy_sessions", &[("identity", identity)]);
+    assert_eq!(
+        (named("other"), named("cn:known")),
+        (Some(200.0), Some(1.0))
+    );
+}
+
+#[test]
+fn what_the_observer_gives_up_on_is_counted_past_the_session() {
+    let (pki, stand_in, at) = (Pki::new(), StandIn::new(), free_address());
+    let admin = format!("[admin]\nlisten = \"{at}\"\n");
+    let config = server_config(&pki.issue("primary"), stand_in.upstream(), &admin);
+    let server = Sidecar::run("server", &config);
+    let given_up = || {
+        let name = "pgtlsproxy_messages_not_understood_total";
+        Scrape::of(at).sum(name, &[("tunnel", "server")])
+    };
+    assert_eq!(given_up(), Some(0.0));
+    let mut downstream = Wire::direct_tls(server.address(), &pki.issue("standby"));
+    downstream.send(&replication_startup());
+    let (mut upstream, _) = stand_in.accept_startup();
+    upstream.greet(1, b"key!");
+    downstream.read_greeting();
+    // No message is shorter than its own length.
+    let nonsense = [b'd', 0, 0, 0, 1, 7, 7, 7];
+    upstream.send(&nonsense);
+    assert_eq!(downstream.read_exactly(nonsense.len()), nonsense);
+    wait_until("it to be counted", || given_up() == Some(1.0));
+    drop((downstream, upstream));
+    wait_until("the session to end", || {
+        Scrape::of(at).sum("pgtlsproxy_sessions", &[]).is_none()
+    });
+    assert_eq!(given_up(), Some(1.0));
+}
+
+#[test]
+fn reload_and_its_failure_are_told() {
+    let primary = Node::primary();
+    let watched = Watched::to(&primary);
+    let (server, at) = (&watched.tunnel.server, watched.server);
+    let loaded = |scrape: &Scrape| scrape.sum("pgtlsproxy_last_good_reload_timestamp_seconds", &[]);
+    let successful = |scrape: &Scrape| scrape.sum("pgtlsproxy_last_reload_successful", &[]);
+    let began = Scrape::of(at);
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let age = now.as_secs_f64() - loaded(&began).unwrap();
+    assert!((-1.0..PATIENCE.as_secs_f64()).contains(&age), "{age}");
+    assert_eq!(successful(&began), Some(1.0));
+    let good = server.config();
+    std::fs::write(
+        server.dir().join("pgtlsproxy.toml"),
+        good.clone() + "[nonsense]\n",
+    )
+    .unwrap();
+    server.reload();
+    wait_until("the refusal to be told", || {
+        successful(&Scrape::of(at)) == Some(0.0)
+    });
+    let refused = Scrape::of(at);
+    assert_eq!(loaded(&refused), loaded(&began));
+    let refusals = [("outcome", "refused")];
+    assert!(refused.sum("pgtlsproxy_reloads_total", &refusals) >= Some(1.0));
+    std::fs::write(server.dir().join("pgtlsproxy.toml"), good).unwrap();
+    server.signal(Signal::SIGHUP);
+    wait_until("it to be mended", || {
+        successful(&Scrape::of(at)) == Some(1.0)
+    });
+    assert!(loaded(&Scrape::of(at)) >= loaded(&began));
+}
+
+#[test]
+fn expiry_is_told_of_our_own_the_ca_and_peers_by_configured_name() {
+    let primary = Node::primary();
+    let watched = Watched::to(&primary);
+    psql(
+        &format!("{} replication=true", watched.tunnel.conninfo()),
+        "IDENTIFY_SYSTEM",
+    )
+    .unwrap();
+    for (end, at, peer) in [
+        ("server", watched.server, "cn:standby"),
+        ("client", watched.client, "ip:127.0.0.1"),
+    ] {
+        let scrape = Scrape::of(at);
+        let status = status(at);
+        for of in ["own", "ca", "peer"] {
+            let certificates = status["certificates"].as_array().unwrap();
+            let told = certificates
+                .iter()
+                .find(|certificate| certificate["of"] == of)
+                .unwrap();
+            let name = if of == "peer" {
+                peer
+            } else {
+                told["name"].as_str().unwrap()
+            };
+            let labels = [("of", of), ("name", name)];
+            let value = |name| scrape.sum(name, &labels).unwrap();
+            let (begin, expiry) = (
+                value("pgtlsproxy_validity_start_timestamp_seconds"),
+                value("pgtlsproxy_expiry_timestamp_seconds"),
+            );
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap();
+            let days = (expiry - now.as_secs_f64()) / 86_400.0;
+            let left = told["days_left"].as_f64().unwrap();
+            assert!((days - left).abs() < 0.01, "{end} {of}: {days}, {left}");
+            assert!(begin <= now.as_secs_f64() && begin < expiry);
+        }
+    }
+}
+
+#[test]
+fn process_figures_are_those_of_the_kernel() {
+    let primary = Node::primary();
+    let watched = Watched::to(&primary);
+    let server = &watched.tunnel.server;
+    let scrape = Scrape::of(watched.server);
+    let told = |name| scrape.sum(name, &[]).unwrap();
+    let memory = server.rss_kib() as f64 * 1024.0;
+    let ratio = told("process_resident_memory_bytes") / memory;
+    assert!((0.7..1.4).contains(&ratio), "{ratio}");
+    assert!((told("process_cpu_seconds_total") - server.cpu_seconds()).abs() < 0.5);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid()))
+        .unwrap()
+        .count() as f64;
+    assert!((told("process_open_fds") - open).abs() < 5.0, "{open}");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let soft = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let soft: f64 = soft.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert!((told("process_max_fds") - soft).abs() < 0.5);
+}
+
+/// Words that are names of metrics of ours.
+fn metrics_in(expression: &str) -> BTreeSet<String> {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+    let ours = words.filter(|word| word.starts_with("pgtlsproxy_") || word.starts_with("process_"));
+    ours.map(str::to_owned).collect()
+}
+
+/// Every query of the dashboard, those of its variables included.
+fn queries(dashboard: &Value) -> Vec<String> {
+    match dashboard {
+        Value::Object(fields) => {
+            let here = ["expr", "definition"]
+                .iter()
+                .filter_map(|name| fields.get(*name)?.as_str());
+            let below = fields.values().flat_map(queries);
+            here.map(str::to_owned).chain(below).collect()
+        }
+        Value::Array(values) => values.iter().flat_map(queries).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn contrib(file: &str) -> String {
+    std::fs::read_to_string(format!("{REPOSITORY}/contrib/{file}")).unwrap()
+}
+
+#[test]
+fn dashboard_and_rules_ask_for_metrics_that_there_are() {
+    let dashboard: Value = serde_json::from_str(&contrib("grafana/pgtlsproxy.json")).unwrap();
+    let queries = queries(&dashboard);
+    assert!(queries.len() > 30, "{queries:?}");
+    let rules = contrib("prometheus/alerts.yml");
+    let (watched, _primary, _standby) = eventful();
+    let scrape = Scrape::of(watched.server);
+    let there: BTreeSet<_> = scrape
+        .samples
+        .values()
+        .map(|sample| sample.name.clone())
+        .collect();
+    let code: String = rules
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .collect();
+    for text in queries.iter().chain([&code]) {
+        let unknown: Vec<_> = metrics_in(text).difference(&there).cloned().collect();
+        assert!(unknown.is_empty(), "{unknown:?} in {text}");
+    }
+    // What is there is shown.
+    let shown: BTreeSet<_> = queries.iter().flat_map(|query| metrics_in(query)).collect();
+    for family in scrape
+        .families
+        .keys()
+        .filter(|name| name.starts_with("pgtlsproxy_"))
+    {
+        assert!(
+            shown.iter().any(|name| name.starts_with(family.as_str())),
+            "{family} is not shown"
+        );
+    }
+    // Prometheus can read each query.
+    let exprs = queries
+        .iter()
+        .filter(|query| !query.starts_with("label_values("));
+    let records = exprs.enumerate().map(|(number, query)| {
+        let query = query.replace("$__rate_interval", "5m").replace('\'', "''");
+        format!("      - record: dashboard:query:{number}\n        expr: '{query}'\n")
+    });
+    let dir = Scratch::new("rules");
+    let file = dir.path().join("rules.yml");
+    let head = "groups:\n  - name: dashboard\n    rules:\n";
+    std::fs::write(&file, head.to_owned() + &records.collect::<String>()).unwrap();
+    run(Command::new(promtool()).args(["check", "rules"]).arg(&file)).unwrap();
+}
+
+#[test]
+fn dashboard_is_one_that_grafana_takes() {
+    let dashboard: Value = serde_json::from_str(&contrib("grafana/pgtlsproxy.json")).unwrap();
+    assert!(dashboard["schemaVersion"].as_u64() >= Some(39));
+    assert!(dashboard["uid"].is_string() && dashboard["title"].is_string());
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let names: Vec<_> = variables
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["datasource", "job", "instance", "tunnel"]);
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        let place = &panel["gridPos"];
+        let side = |name: &str| place[name].as_u64().unwrap();
+        for x in side("x")..side("x") + side("w") {
+            assert!(x < 24, "{place}");
+            for y in side("y")..side("y") + side("h") {
+                assert!(taken.insert((x, y)), "{} lies on another", panel["title"]);
+            }
+        }
+        if panel["type"] != "row" {
+            assert_eq!(panel["datasource"]["uid"], "${datasource}", "{panel}");
+            assert!(!panel["targets"].as_array().unwrap().is_empty());
+        }
+    }
+}
+
+#[test]
+fn each_alert_fires_and_keeps_silent_in_its_cases_and_says_what_to_do() {
+    let dir = Path::new(REPOSITORY).join("contrib/prometheus");
+    let promtool = |arguments: [&str; 3]| {
+        run(Command::new(promtool()).current_dir(&dir).args(arguments)).unwrap()
+    };
+    promtool(["check", "rules", "alerts.yml"]);
+    promtool(["test", "rules", "alerts_test.yml"]);
+    let (rules, cases) = (
+        contrib("prometheus/alerts.yml"),
+        contrib("prometheus/alerts_test.yml"),
+    );
+    let mut alerts = rules.split("- alert: ").skip(1);
+    let mut count = 0;
+    alerts.by_ref().for_each(|alert| {
+        let name = alert.lines().next().unwrap();
+        for field in ["summary: ", "description: ", "command: ", "severity: "] {
+            assert!(alert.contains(field), "{name} has no {field}");
+        }
+        let named = cases.split("- alertname: ").skip(1);
+        let outcomes: BTreeSet<bool> = named
+            .filter(|case| case.lines().next() == Some(name))
+            .map(|case| case.contains("exp_alerts: []"))
+            .collect();
+        assert_eq!(outcomes.len(), 2, "{name} has no case of either kind");
+        count += 1;
+    });
+    assert!(count >= 15, "{count}");
+}
+
+#[test]
+fn proxies_make_no_session_of_their_own_in_postgres() {
+    let primary = Node::builder("primary").init();
+    primary.append_conf("log_connections = on");
+    let primary = primary.started();
+    let (pki, server_at, client_at) = (Pki::new(), free_address(), free_address());
+    let admin = |at: SocketAddr| {
+        format!("[admin]\nsocket = \"status.sock\"\nlisten = \"{at}\"\nstatus = true\n")
+    };
+    let from_the_start = primary.log().text();
+    let server = server_config(
+        &pki.issue("primary"),
+        primary.socket().display(),
+        &admin(server_at),
+    );
+    let server = Sidecar::run("server", &server);
+    let client = client_config(&pki.issue("standby"), server.address(), &admin(client_at));
+    let client = Sidecar::run("client", &client);
+    let look = |sidecar: &Sidecar, at: SocketAddr| {
+        for path in ["/metrics", "/status.json", "/healthz", "/readyz"] {
+            get(at, path);
+        }
+        testbed::scrape::answer(at, "/readyz?replication");
+        sidecar.status();
+        let reloads = || Scrape::of(at).sum("pgtlsproxy_reloads_total", &[]);
+        let before = reloads();
+        sidecar.reload();
+        wait_until("a reload", || reloads() > before);
+    };
+    let all_that_they_do = || {
+        look(&server, server_at);
+        look(&client, client_at);
+    };
+    // Nobody has come yet, so nobody stands in the log.
+    all_that_they_do();
+    let said = primary.log().text();
+    let said = said.strip_prefix(&from_the_start).unwrap_or(&said);
+    assert!(!said.contains("connection"), "{said}");
+
+    let standby = standby(&primary, &client.conninfo());
+    standby.append_conf("log_connections = on");
+    standby.reload();
+    standby.catch_up_with(&primary);
+    let marks = [&primary, &standby].map(|node| (node, node.log().mark()));
+    all_that_they_do();
+    for (node, mark) in marks {
+        let said = node.log().after(mark);
+        assert!(!said.contains("connection"), "{said}");
+    }
+}

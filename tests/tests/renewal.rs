@@ -1,0 +1,453 @@
+//! Certificates renew themselves: nobody types, nothing of a stream is lost, whoever may not gets nothing, and what
+//! keeps a renewal from coming is said in time.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use testbed::enrolment::inviting_daemon_at;
+use testbed::renewal::{check, last_serial, own_files, renew, toml_of};
+use testbed::tunnel::client_config;
+use testbed::wire::{self, ALPN_NODE, Wire};
+use testbed::{
+    Identity, Node, Pki, Scratch, Sidecar, StandIn, reserve_port, run, wait_for, wait_until,
+};
+
+/// Due, with forty minutes to go.
+const DUE: (i64, i64) = (-1200, 2400);
+
+/// The CA's host and a node that follows it, each with files of its own, near the middle of their certificates' lives.
+struct Site {
+    pki: Pki,
+    port: u16,
+    host: Sidecar,
+    node: Sidecar,
+    own: Identity,
+    stand_in: StandIn,
+    _dirs: [Scratch; 2],
+    host_identity: Identity,
+}
+
+impl Site {
+    fn new() -> Self {
+        let (pki, stand_in, port) = (Pki::new(), StandIn::new(), reserve_port());
+        let issue = |name| pki.issue_for_seconds(name, DUE.0, DUE.1);
+        let (host_dir, mut host_identity) = own_files(&pki, &issue("db1"));
+        // As setup leaves it: the CA's own files, beside it.
+        host_identity.ca = pki.ca();
+        let (node_dir, own) = own_files(&pki, &issue("standby1"));
+        let host = inviting_daemon_at(port, &pki, &host_identity, &stand_in.upstream(), "");
+        let node = Sidecar::run("node", &following(&own, &host, ""));
+        Self {
+            pki,
+            port,
+            host,
+            node,
+            own,
+            stand_in,
+            _dirs: [host_dir, node_dir],
+            host_identity,
+        }
+    }
+
+    /// The node's timer.
+    fn node(&self) -> (i32, String) {
+        renew(&self.node, None, &[])
+    }
+
+    /// That of the CA's host.
+    fn host(&self) -> (i32, String) {
+        renew(&self.host, Some(&self.pki), &[])
+    }
+
+    fn ask(&self, request: &Value) -> Value {
+        Wire::node(self.host.address(), Some(&self.own)).ask_node(request)
+    }
+}
+
+fn following(own: &Identity, host: &Sidecar, more: &str) -> String {
+    client_config(own, host.address(), more).replace(&own.toml(), &toml_of(own))
+}
+
+#[track_caller]
+fn assert_done((status, said): (i32, String), words: &str) {
+    assert!(status == 0 && said.contains(words), "{status}: {said}");
+}
+
+#[track_caller]
+fn assert_failed((status, said): (i32, String), words: &[&str]) {
+    assert_eq!(status, 1, "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    fs::read(path).expect("it works")
+}
+
+/// What openssl says of a certificate.
+fn shown(pem: &str, what: &[&str]) -> String {
+    let dir = Scratch::new("shown");
+    let file = dir.path().join("crt");
+    fs::write(&file, pem).expect("it works");
+    run(Command::new("openssl")
+        .args(["x509", "-noout", "-in"])
+        .arg(file)
+        .args(what))
+    .expect("it works")
+}
+
+#[test]
+fn three_nodes_renew_themselves_again_and_again_while_all_streams_go_on() {
+    const LIFE: i64 = 45;
+    let primary = Node::primary();
+    let pki = Pki::new();
+    let socket = primary.socket().display().to_string();
+    let names = ["db1", "standby1", "standby2"];
+    let issue = |name| own_files(&pki, &pki.issue_for_seconds(name, 0, LIFE));
+    let ((_dir, db1), (_dir1, one), (_dir2, two)) =
+        (issue(names[0]), issue(names[1]), issue(names[2]));
+    let host = inviting_daemon_at(reserve_port(), &pki, &db1, &socket, "");
+    let nodes = [&one, &two].map(|own| Sidecar::run("node", &following(own, &host, "")));
+    let standbys = [0, 1].map(|n| Node::standby(names[n + 1], &nodes[n].conninfo()));
+    names[1..]
+        .iter()
+        .for_each(|name| primary.wait_for_standby(name));
+    let walsenders =
+        "select application_name, pid, backend_start from pg_stat_replication order by 1";
+    let before = primary.query(walsenders);
+    primary.query("create table t (round int)");
+    for round in 1..=3 {
+        let old = names.map(|name| last_serial(&pki, name));
+        wait_for("each node to renew itself", Duration::from_secs(60), || {
+            // As three timers that know nothing of each other.
+            for node in &nodes {
+                let (status, said) = renew(node, None, &[]);
+                assert_eq!(status, 0, "{said}");
+            }
+            let (status, said) = renew(&host, Some(&pki), &[]);
+            assert_eq!(status, 0, "{said}");
+            let in_use = [&db1, &one, &two].map(|own| {
+                let serial = shown(&fs::read_to_string(&own.cert).unwrap(), &["-serial"]);
+                serial.replace("serial=", "").to_lowercase()
+            });
+            let renewed = in_use.iter().zip(&old).all(|(now, old)| now != old);
+            (renewed || {
+                thread::sleep(Duration::from_millis(500));
+                false
+            })
+            .then_some(())
+        });
+        // At the next handshake each peer sees the other's new one.
+        for (name, node) in names[1..].iter().zip(&nodes) {
+            let serial = last_serial(&pki, name);
+            wait_until("the new serial at the peer", || {
+                Wire::tcp(node.address()).send(&wire::replication_startup());
+                host.log().text().contains(&serial)
+            });
+        }
+        wait_until("the new certificate of the CA's host", || {
+            let shown = Wire::direct_tls(host.address(), &one).certificate_of_peer();
+            shown == db1.chain()[0]
+        });
+        primary.query(&format!("insert into t values ({round})"));
+        for standby in &standbys {
+            standby.catch_up_with(&primary);
+            assert_eq!(standby.query("select max(round) from t"), round.to_string());
+        }
+    }
+    let after: Vec<String> = primary
+        .query(walsenders)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    for line in before.lines() {
+        assert!(
+            after.iter().any(|now| now == line),
+            "{line} is gone: {after:?}"
+        );
+    }
+}
+
+#[test]
+fn nobody_signs_and_the_host_is_gone_and_back() {
+    let mut site = Site::new();
+    let before = bytes(&site.own.cert);
+    // Nobody has signed yet: that is no failure, however often it is asked.
+    for _ in 0..2 {
+        assert_done(site.node(), "Asked: the request waits");
+    }
+    let config = site.node.dir().join("pgtlsproxy.toml");
+    assert!(!check(&config).1.contains("K20"));
+    // The request has waited for long: a tenth of the certificate's life.
+    let next = site.own.key.with_file_name("standby1.key.next");
+    run(Command::new("touch")
+        .args(["-d", "7 minutes ago"])
+        .arg(&next))
+    .unwrap();
+    assert_failed(
+        site.node(),
+        &["[K20]", "in 39 minutes", "has waited", "pgtlsproxy renew"],
+    );
+
+    site.host.signal(Signal::SIGTERM);
+    site.host.wait_for_exit(Duration::from_secs(20));
+    assert_failed(site.node(), &["[K20]", "cannot be reached", "minutes"]);
+    let (status, said) = check(&config);
+    assert!(
+        status == 3 && said.contains("K20") && said.contains("cannot be reached"),
+        "{said}"
+    );
+    let warned = || {
+        let warnings = site.node.status()["warnings"].clone();
+        warnings
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["id"] == "K20")
+    };
+    wait_until("the daemon to warn", warned);
+    site.node.wait_for_log("K20");
+    assert_eq!(bytes(&site.own.cert), before);
+
+    let upstream = site.stand_in.upstream();
+    let again = inviting_daemon_at(site.port, &site.pki, &site.host_identity, &upstream, "");
+    site.host = again;
+    assert_failed(site.node(), &["has waited"]);
+    assert_done(site.host(), "Signed for standby1");
+    assert_done(site.node(), "Renewed: valid until");
+    assert_ne!(bytes(&site.own.cert), before);
+    assert!(!check(&config).1.contains("K20"));
+    wait_until("the daemon to be content", || {
+        let warnings = site.node.status()["warnings"].clone();
+        !warnings
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["id"] == "K20")
+    });
+    assert_done(site.node(), "Not due");
+    assert_done(site.host(), "Not due");
+}
+
+#[test]
+fn one_who_waits_gets_it_in_one_run() {
+    let site = Site::new();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| renew(&site.node, None, &["--wait", "30s"]));
+        site.host
+            .wait_for_log("a node asks for its next certificate");
+        assert_done(site.host(), "Signed for standby1");
+        assert_done(waits.join().unwrap(), "Renewed");
+    });
+}
+
+/// A request for other names, signed over with this key.
+fn request(name: &str, key: &Path) -> Value {
+    let dir = Scratch::new("request");
+    let path = |file: &str| dir.path().join(file).display().to_string();
+    run(Command::new("openssl").args([
+        "req",
+        "-new",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-keyout",
+        &path("key"),
+        "-subj",
+        &format!("/CN={name}"),
+        "-addext",
+        &format!("subjectAltName=DNS:{name}.test"),
+        "-out",
+        &path("csr"),
+    ]))
+    .expect("it works");
+    let csr = fs::read_to_string(path("csr")).expect("it works");
+    fs::write(
+        path("message"),
+        format!("pgtlsproxy renewal 1: request\0{csr}"),
+    )
+    .expect("it works");
+    let signed = run(Command::new("openssl")
+        .args(["dgst", "-sha256", "-hex", "-sign"])
+        .arg(key)
+        .arg(path("message")))
+    .expect("it works");
+    let signature = signed.rsplit(' ').next().expect("it works").to_owned();
+    json!({"verb": "renew", "request": csr, "signature": signature})
+}
+
+#[test]
+fn a_request_for_other_names_gets_the_old_ones() {
+    let site = Site::new();
+    let asked = request("db1", &site.own.key);
+    assert_eq!(site.ask(&asked)["answer"], "waiting");
+    assert_done(site.host(), "Signed for standby1");
+    let answer = site.ask(&asked);
+    assert_eq!(answer["answer"], "renewed", "{answer}");
+    let certificate = answer["certificate"].as_str().unwrap();
+    let said = shown(certificate, &["-subject", "-ext", "subjectAltName"]);
+    assert!(
+        said.contains("CN = standby1") && said.contains("DNS:standby1.test"),
+        "{said}"
+    );
+    assert!(!said.contains("db1"), "{said}");
+    // An answer may be lost: the same is there again.
+    assert_eq!(site.ask(&asked)["certificate"], answer["certificate"]);
+}
+
+#[test]
+fn a_request_that_the_nodes_own_key_has_not_signed_gets_nothing() {
+    let site = Site::new();
+    let serial = last_serial(&site.pki, "standby1");
+    // As a daemon that was taken over would make one up for another node.
+    let asked = request("standby1", &site.host_identity.key);
+    assert_eq!(site.ask(&asked)["answer"], "waiting");
+    assert_failed(site.host(), &["not signed with the key of the certificate"]);
+    assert_eq!(site.ask(&asked)["id"], "K17");
+    assert_eq!(last_serial(&site.pki, "standby1"), serial);
+    let mut long = asked;
+    long["request"] = json!("x".repeat(9_000));
+    assert_eq!(site.ask(&long)["id"], "K15");
+}
+
+#[test]
+fn a_revoked_node_and_one_without_certificate_get_nothing() {
+    let site = Site::new();
+    let serial = last_serial(&site.pki, "standby1");
+    assert_done(site.node(), "Asked");
+    site.pki.revoke("standby1");
+    // It was revoked after it had asked: the ledger decides.
+    assert_failed(
+        site.host(),
+        &[
+            "the certificate of standby1 is revoked",
+            "invite --replace standby1",
+        ],
+    );
+    assert_eq!(last_serial(&site.pki, "standby1"), serial);
+    // From now on the CRL counts on the CA's host, too.
+    site.host.wait_for_log("reloaded");
+    wait_until("the handshake to be refused", || {
+        let (status, said) = site.node();
+        status == 1 && said.contains("[K20]") && said.contains("revoked")
+    });
+    let asked = json!({"verb": "renew", "request": "", "signature": ""});
+    assert_eq!(
+        Wire::node(site.host.address(), None).ask_node(&asked)["id"],
+        "K01"
+    );
+}
+
+#[test]
+fn a_new_ca_comes_with_the_renewal_and_the_old_one_goes() {
+    let site = Site::new();
+    let trusted = || {
+        fs::read_to_string(&site.own.ca)
+            .unwrap()
+            .matches("BEGIN")
+            .count()
+    };
+    let new_ca_signs = || {
+        let issuer = shown(&fs::read_to_string(&site.own.cert).unwrap(), &["-issuer"]);
+        let cas = fs::read_to_string(site.pki.ca()).unwrap();
+        let last = &cas[cas.rfind("-----BEGIN").unwrap()..];
+        shown(last, &["-subject"]).replace("subject", "issuer") == issuer
+    };
+    assert_done(site.node(), "Asked");
+    assert_done(site.host(), "Signed");
+    assert_done(site.node(), "Renewed");
+
+    site.pki.certs_tool(&["ca", "rotate", "start"]).unwrap();
+    assert_done(site.host(), "Not due");
+    assert_done(site.node(), "Trusted from now on");
+    assert_eq!(trusted(), 2);
+    site.pki.certs_tool(&["ca", "rotate", "switch"]).unwrap();
+    // Not due by its age, but another CA signs now.
+    assert_done(site.host(), "Renewed");
+    assert_done(site.node(), "Asked");
+    assert_done(site.host(), "Signed for standby1");
+    assert_done(site.node(), "Renewed");
+    assert!(new_ca_signs());
+    site.pki.certs_tool(&["ca", "rotate", "finish"]).unwrap();
+    assert_done(site.host(), "Not due");
+    assert_done(site.node(), "Trusted from now on");
+    assert_eq!(trusted(), 1);
+    assert_eq!(
+        check(&site.node.dir().join("pgtlsproxy.toml"))
+            .1
+            .matches("error")
+            .count(),
+        0
+    );
+    Wire::tcp(site.node.address()).send(&wire::replication_startup());
+    site.stand_in.accept_startup();
+}
+
+#[test]
+fn a_ca_that_nobody_vouches_for_is_not_trusted_whoever_brings_it() {
+    let pki = Pki::new();
+    let (_dir, own) = own_files(&pki, &pki.issue("standby1"));
+    // A member of the site, with a good certificate.
+    let (impostor, member) = (StandIn::new(), pki.issue("db2"));
+    let config = client_config(&own, impostor.address(), "").replace(&own.toml(), &toml_of(&own));
+    let node = Sidecar::run("node", &config);
+    let stranger = Pki::new();
+    let files = [&own.cert, &own.key, &own.ca].map(|path| bytes(path));
+    let both = [pki.ca(), stranger.ca()]
+        .map(|ca| fs::read_to_string(ca).unwrap())
+        .concat();
+    let crl = [pki.crl(), stranger.crl()]
+        .map(|crl| fs::read_to_string(crl).unwrap())
+        .concat();
+    let answer = json!({"answer": "renewed", "ca": both, "crl": crl});
+    let answers = thread::spawn(move || {
+        loop {
+            let Ok(mut wire) = impostor.accept().serve_tls_for(&member, ALPN_NODE) else {
+                continue;
+            };
+            wire.read_body();
+            wire.send_body(answer.to_string().as_bytes());
+            wire.ending();
+            return;
+        }
+    });
+    let (_, said) = renew(&node, None, &[]);
+    answers.join().unwrap();
+    assert!(said.contains("[K19]") && said.contains("vouches"), "{said}");
+    assert_eq!(
+        [&own.cert, &own.key, &own.ca].map(|path| bytes(path)),
+        files
+    );
+}
+
+#[test]
+fn a_run_that_died_between_its_renames_leaves_a_pair_that_works() {
+    let site = Site::new();
+    let old_key = bytes(&site.own.key);
+    assert_done(site.node(), "Asked");
+    assert_done(site.host(), "Signed");
+    assert_done(site.node(), "Renewed");
+    let (new_key, next) = (
+        bytes(&site.own.key),
+        site.own.key.with_extension("key.next"),
+    );
+    // The certificate is in its place, the key not yet.
+    fs::copy(&site.own.key, &next).unwrap();
+    fs::write(&site.own.key, &old_key).unwrap();
+    let (_, said) = check(&site.node.dir().join("pgtlsproxy.toml"));
+    assert!(!said.contains("error"), "{said}");
+    let started = Sidecar::run("started", &following(&site.own, &site.host, ""));
+    Wire::tcp(started.address()).send(&wire::replication_startup());
+    site.stand_in.accept_startup();
+    assert_done(site.node(), "Not due");
+    assert_eq!(bytes(&site.own.key), new_key);
+    assert!(!next.exists());
+}
