@@ -150,7 +150,7 @@ fn in_turn(who: u8, said: &[u8]) -> Vec<u8> {
     while !rest.is_empty() {
         let eights = ((rest.len() - 1) / 8).min(127);
         let (now, later) = rest.split_at(eights * 8 + 1);
-        turns.push(u8::try_from(eights << 1).unwrap() | who);
+        turns.push(u8::try_from(eights << 1).unwrap_or(u8::MAX) | who);
         turns.extend(now);
         rest = later;
     }
