@@ -1,5 +1,6 @@
 //! What the passing of time does: certificates, CAs and CRLs near their end are named before it hurts, and a session
-//! whose peer's certificate has expired is ended where `identity.on_expiry` says so.
+//! whose peer's certificate has expired is ended where `identity.on_expiry` says so. Nodes that wait for their renewal
+//! for too long are told of.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::OnExpiry;
+use crate::control::Renewals;
 use crate::health::{Health, unix};
 use crate::session::Registry;
 use crate::tls::Credentials;
@@ -20,13 +22,18 @@ pub(crate) async fn run(
     credentials: watch::Receiver<Arc<Credentials>>,
     registry: Arc<Registry>,
     health: Arc<Health>,
+    renewals: Option<Arc<Renewals>>,
 ) {
     let mut clock = interval(LOOK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         clock.tick().await;
         let credentials = Arc::clone(&credentials.borrow());
-        look(&credentials, &registry, &health, SystemTime::now());
+        let now = SystemTime::now();
+        look(&credentials, &registry, &health, now);
+        if let Some(renewals) = &renewals {
+            health.unsigned(renewals.overdue(now), now);
+        }
     }
 }
 
