@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::OnExpiry;
+use crate::config::Running;
 use crate::control::Renewals;
 use crate::health::{Health, unix};
 use crate::session::Registry;
@@ -45,7 +45,7 @@ fn look(credentials: &Credentials, registry: &Registry, health: &Health, now: Sy
         for certificate in live.certificates() {
             health.met(certificate, now);
         }
-        if credentials.on_expiry() == OnExpiry::Close
+        if credentials.on_expiry() == Running::Close
             && let Err(expired) = live.judge_expiry(credentials, unix(now))
         {
             live.end(*expired);
