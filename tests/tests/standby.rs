@@ -133,6 +133,49 @@ fn a_second_standby_joins_as_the_first_did() {
     assert_eq!(primary.node.query(slots), "2");
 }
 
+#[test]
+fn after_a_failover_every_node_follows_the_new_primary_by_one_command() {
+    for major in [15, 18] {
+        println!("PostgreSQL {major}");
+        let (mut primary, mut first) = pair(major, &["--rewind"]);
+        let mut second = Host::new("standby2", major);
+        follow(&mut primary, &mut second);
+        let config = || fs::read_to_string(first.dir().join("pgtlsproxy.toml")).unwrap();
+        assert!(!config().contains("cn:standby2"));
+        let said = first.renew().unwrap();
+        assert!(said.contains("Let in from now on: standby2"), "{said}");
+        let now = config();
+        assert!(now.contains("cn:standby2"), "{now}");
+        let said = first.renew().unwrap();
+        assert!(!said.contains("Let in"), "once: {said}");
+        // What a person takes out stays out.
+        let without = now.replace("\"cn:standby2\"", "\"cn:nobody\"");
+        fs::write(first.dir().join("pgtlsproxy.toml"), without).unwrap();
+        first.renew().unwrap();
+        assert!(!config().contains("cn:standby2"));
+        fs::write(first.dir().join("pgtlsproxy.toml"), &now).unwrap();
+        first.node.catch_up_with(&primary.node);
+        second.node.catch_up_with(&primary.node);
+
+        primary.node.stop(testbed::Stop::Immediate);
+        fail_over(&first);
+        let typed = second.typed.len();
+        let said = second.setup_standby(&["--from", &first.public()]).unwrap();
+        println!("{said}");
+        assert_eq!(second.typed.len(), typed + 1);
+        first.node.wait_for_standby("standby2");
+        second.node.catch_up_with(&first.node);
+        assert_eq!(second.node.query("select n from after_failover"), "1");
+        primary
+            .setup_standby(&["--from", &first.public(), "--rewind"])
+            .unwrap();
+        first.node.wait_for_standby("db1");
+        primary.node.catch_up_with(&first.node);
+        assert_eq!(primary.node.query("select n from after_failover"), "1");
+        first.node.wait_for_standby("standby2");
+    }
+}
+
 /// Every file of a directory that a server does not write by itself, with what is in it.
 fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(directory).unwrap();

@@ -396,7 +396,7 @@ impl Work<'_> {
     /// Takes it; true if the data directory is another now.
     fn take(&mut self, step: Step) -> Result<bool, Vec<Problem>> {
         match step {
-            Step::Nothing => return Ok(false),
+            Step::Nothing => return self.claim_slot().map_err(one),
             Step::Copy => {
                 self.copy().map_err(one)?;
                 self.exchange()?;
@@ -405,6 +405,18 @@ impl Work<'_> {
             Step::Rewind => self.rewind()?,
         }
         Ok(true)
+    }
+
+    /// The upstream may be another than before, and may have no slot yet for this node; true if it was made now.
+    fn claim_slot(&self) -> Result<bool, Problem> {
+        let Some(slot) = &self.slot else {
+            return Ok(false);
+        };
+        let made = self.upstream.make_slot(slot, self.major(), false)?;
+        if made {
+            eprintln!("made replication slot {slot} at {}", self.node.upstream());
+        }
+        Ok(made)
     }
 
     fn major(&self) -> Major {
