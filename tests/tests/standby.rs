@@ -96,6 +96,8 @@ fn an_old_primary_comes_back_by_a_copy_and_nothing_of_it_is_deleted() {
     standby.node.catch_up_with(&primary.node);
     fail_over(&standby);
     primary.node.query("create table lost as select 1 as n");
+    let config = primary.dir().join("pgtlsproxy.toml");
+    let before = fs::read(&config).unwrap();
     let refused = primary
         .setup_standby(&["--from", &standby.public()])
         .unwrap_err();
@@ -103,7 +105,10 @@ fn an_old_primary_comes_back_by_a_copy_and_nothing_of_it_is_deleted() {
         refused.contains("[V05]") && refused.contains("--rewind"),
         "{refused}"
     );
-    let said = primary.setup_standby(&["--replace"]).unwrap();
+    assert_eq!(fs::read(&config).unwrap(), before, "{refused}");
+    let said = primary
+        .setup_standby(&["--from", &standby.public(), "--replace"])
+        .unwrap();
     println!("{said}");
     standby.node.wait_for_standby("db1");
     primary.node.catch_up_with(&standby.node);
@@ -137,7 +142,7 @@ fn a_second_standby_joins_as_the_first_did() {
 fn after_a_failover_every_node_follows_the_new_primary_by_one_command() {
     for major in [15, 18] {
         println!("PostgreSQL {major}");
-        let (mut primary, mut first) = pair(major, &["--rewind"]);
+        let (mut primary, first) = pair(major, &["--rewind"]);
         let mut second = Host::new("standby2", major);
         follow(&mut primary, &mut second);
         let config = || fs::read_to_string(first.dir().join("pgtlsproxy.toml")).unwrap();
@@ -173,6 +178,37 @@ fn after_a_failover_every_node_follows_the_new_primary_by_one_command() {
         primary.node.catch_up_with(&first.node);
         assert_eq!(primary.node.query("select n from after_failover"), "1");
         first.node.wait_for_standby("standby2");
+    }
+}
+
+#[test]
+fn a_copy_that_is_there_is_taken_as_it_is_and_a_dry_run_changes_nothing() {
+    for major in [15, 18] {
+        println!("PostgreSQL {major}");
+        let (primary, mut standby) = pair(major, &[]);
+        stop(&standby);
+        // As a person leaves a copy that he made himself: nothing of it says whom to follow.
+        let own = files(&standby.node.data());
+        let config = standby.dir().join("pgtlsproxy.toml");
+        let toml = fs::read(&config).unwrap();
+        let said = standby
+            .setup_standby(&[
+                "--config-only",
+                "--dry-run",
+                "--from",
+                "db9.example.com:5443",
+            ])
+            .unwrap();
+        println!("{said}");
+        assert!(
+            said.contains("+connect = [\"db9.example.com:5443\"]"),
+            "{said}"
+        );
+        assert_eq!(files(&standby.node.data()), own);
+        assert_eq!(fs::read(&config).unwrap(), toml);
+        let said = standby.setup_standby(&["--config-only"]).unwrap();
+        assert!(said.contains("It streams from"), "{said}");
+        primary.node.wait_for_standby("standby1");
     }
 }
 
