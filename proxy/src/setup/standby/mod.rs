@@ -275,7 +275,7 @@ fn way_to_primary(
             gid: owner.gid.as_raw(),
         };
         let new = line.into_bytes();
-        if std::fs::read(&path).ok().as_ref() != Some(&new) {
+        if fs::read(&path).ok().as_ref() != Some(&new) {
             let change = FileChange {
                 path: path.clone(),
                 new,
