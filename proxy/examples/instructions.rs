@@ -4,7 +4,9 @@
 use std::hint::black_box;
 
 use pgtlsproxy::trial::{Filled, Measured};
-use protocol::message::{MessageWalker, encode_message};
+use protocol::message::{
+    BACKEND_KEY_DATA_TAG, Header, Listener, MAX_HEAD, MessageWalker, encode_message,
+};
 use protocol::replication::Clock;
 use protocol::startup::{StartupMessage, parse_packet};
 use protocol::watch::Watch;
@@ -26,21 +28,52 @@ fn counted_parse(packet: &[u8]) {
     let _ = black_box(parse_packet(black_box(packet)));
 }
 
+/// As the relay shows what it read: record by record.
 #[inline(never)]
 fn counted_watch(watch: &mut Watch, walker: &mut MessageWalker, read: &[u8]) {
-    watch.backend_sent(walker, black_box(read));
+    for record in black_box(read).chunks(16_384) {
+        watch.backend_sent(walker, record);
+    }
     watch.settle(Clock(1));
 }
 
-/// `open|seal in_place|rustls SIZE`, `startup` or `watch SIZE`. Prints how many records or messages the work was.
+#[inline(never)]
+fn counted_walk(walker: &mut MessageWalker, read: &[u8]) {
+    for record in black_box(read).chunks(16_384) {
+        walker.walk(record, &mut Unwanted);
+    }
+}
+
+/// Of an ordinary session nothing but the boundaries is wanted, once its key is known.
+struct Unwanted;
+
+impl Listener for Unwanted {
+    fn wanted(&self, header: Header) -> usize {
+        match header.tag {
+            BACKEND_KEY_DATA_TAG => MAX_HEAD,
+            _ => 0,
+        }
+    }
+
+    fn message(&mut self, header: Header, head: &[u8]) {
+        if header.tag == BACKEND_KEY_DATA_TAG {
+            black_box(head);
+        }
+    }
+}
+
+/// `open|seal in_place|rustls SIZE`, `startup`, `watch physical|logical SIZE` or `walk SIZE`. Prints how many records or messages the work was.
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        [what, form, size] => records(what, form == "in_place", size.parse().expect("a size")),
+        [what @ ("open" | "seal"), form, size] => {
+            records(what, form == "in_place", size.parse().expect("a size"))
+        }
         ["startup"] => startup(),
-        ["watch", size] => watch(size.parse().expect("a size")),
-        _ => panic!("open|seal in_place|rustls SIZE, startup or watch SIZE"),
+        ["watch", kind, size] => watch(kind == "logical", size.parse().expect("a size")),
+        ["walk", size] => walk(size.parse().expect("a size")),
+        _ => panic!("see the documentation of `main`"),
     };
     #[expect(clippy::print_stdout, reason = "the script reads it")]
     {
@@ -81,22 +114,42 @@ fn startup() -> usize {
     ROUNDS
 }
 
-/// A physical stream of XLogData messages with `size` bytes of WAL each, as a relay reads it: up to 256 KiB at a time.
-fn watch(size: usize) -> usize {
-    let (mut watch, mut to_frontend) = (Watch::default(), MessageWalker::new());
-    let start = encode_message(b'Q', b"START_REPLICATION 0/100 TIMELINE 1\0");
-    watch.frontend_sent(&mut MessageWalker::new(), &start);
-    let version = encode_message(b'S', b"server_version\x0015.1\0");
-    watch.backend_sent(&mut to_frontend, &version);
-    watch.backend_sent(&mut to_frontend, &encode_message(b'W', &[0; 3]));
+/// As much as the relay reads at a time of XLogData with `size` bytes of WAL or changes in each.
+fn read_of(size: usize) -> (Vec<u8>, usize) {
     let mut body = vec![0; 25 + size];
     body[0] = b'w';
     let message = encode_message(b'd', &body);
     let messages = (256 * 1024 / message.len()).max(1);
-    let read = message.repeat(messages);
+    (message.repeat(messages), messages)
+}
+
+fn watch(logical: bool, size: usize) -> usize {
+    let (mut watch, mut to_frontend) = (Watch::default(), MessageWalker::new());
+    let start: &[u8] = if logical {
+        b"START_REPLICATION SLOT \"s\" LOGICAL 0/100\0"
+    } else {
+        b"START_REPLICATION 0/100 TIMELINE 1\0"
+    };
+    watch.frontend_sent(&mut MessageWalker::new(), &encode_message(b'Q', start));
+    let version = encode_message(b'S', b"server_version\x0015.1\0");
+    watch.backend_sent(&mut to_frontend, &version);
+    watch.backend_sent(&mut to_frontend, &encode_message(b'W', &[0; 3]));
+    let (read, messages) = read_of(size);
     for _ in 0..ROUNDS {
         counted_watch(&mut watch, &mut to_frontend, &read);
     }
-    assert!(watch.stream().is_some_and(|stream| stream.wal_messages > 0));
+    let seen = watch.stream().map(|stream| stream.wal_messages);
+    assert_eq!(seen, Some((ROUNDS * messages) as u64));
+    ROUNDS * messages
+}
+
+/// The same to an ordinary session.
+fn walk(size: usize) -> usize {
+    let (read, messages) = read_of(size);
+    let mut walker = MessageWalker::new();
+    for _ in 0..ROUNDS {
+        counted_walk(&mut walker, &read);
+    }
+    assert!(walker.at_boundary());
     ROUNDS * messages
 }

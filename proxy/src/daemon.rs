@@ -27,7 +27,7 @@ use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
 use crate::watch::Look;
 use crate::workers::Workers;
-use crate::{lifetime, logging, systemd};
+use crate::{lifetime, logging, memory, systemd};
 
 /// Plaintext cancels that may be on their way at once, per tunnel.
 const PLAIN_CANCELS: usize = 4;
@@ -178,6 +178,7 @@ async fn serve(
         Arc::clone(&health),
     ));
     tokio::spawn(reloader.run(asked));
+    tokio::spawn(memory::give_back(Arc::clone(&workers)));
     tokio::spawn(async move { systemd::run(&health).await });
     systemd::ready();
     let facts = Arc::new(facts);

@@ -15,6 +15,7 @@ mod health; // what deserves a look in the running process
 mod interrupt; // Ctrl-C, for a command that has to clear away
 mod lifetime; // warns before certificates end, and ends their sessions where asked
 mod logging; // where the log goes
+mod memory; // goes back to the system when many connections have ended
 mod net; // sockets: listen, dial, options, liveness
 mod node; // the node channel: both ends of enrol, renew, crl, probe
 mod problem; // what is wrong before any connection: what, why, what to do

@@ -31,6 +31,14 @@ impl Workers {
         })
     }
 
+    /// How many connections are served now.
+    pub(crate) fn connections(&self) -> usize {
+        self.workers
+            .iter()
+            .map(|worker| worker.sessions.load(Ordering::Relaxed))
+            .sum()
+    }
+
     /// Serves a connection on the worker that has the fewest; `session` is called there.
     pub(crate) fn serve<F>(&self, session: impl FnOnce() -> F + Send + 'static)
     where
@@ -124,13 +132,7 @@ mod tests {
         assert_eq!(places(&first), expected);
         let (end, freed) = first.remove(4);
         drop(end);
-        while workers
-            .workers
-            .iter()
-            .map(|w| w.sessions.load(Ordering::Relaxed))
-            .sum::<usize>()
-            > 5
-        {
+        while workers.connections() > 5 {
             tokio::task::yield_now().await;
         }
         assert_eq!(begin(&workers).await.1, freed);

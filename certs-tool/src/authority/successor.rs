@@ -38,7 +38,7 @@ pub struct Asked<'a> {
 impl Authority {
     /// Makes the next certificate of a node, `NAME.crt` in the CA's directory, for the key of its request and with the
     /// names of the certificate that it has. Refused where the signature is wrong, or the certificate is unknown,
-    /// revoked, not due, or older than [`YOUNGER`] others.
+    /// revoked, not due, or with more than three younger ones of its name.
     pub fn succeed(&self, asked: &Asked<'_>) -> Result<NewCertificate, Failure> {
         if !is_signed_over(asked.request, asked.certificate, asked.signature) {
             return Err(Failure::new(

@@ -31,6 +31,7 @@ pub struct Header {
 
 impl Header {
     /// Reads a header; `None` if no message of PostgreSQL begins so.
+    #[inline]
     #[must_use]
     pub fn parse(head: [u8; 5]) -> Option<Self> {
         let [tag, length @ ..] = head;
@@ -60,6 +61,11 @@ pub trait Listener {
     fn wanted(&self, header: Header) -> usize;
     /// A message was seen to its last byte. `head` is what was wanted of its body: shorter only if the body is.
     fn message(&mut self, header: Header, head: &[u8]);
+    /// Passes over whole messages at the beginning of `bytes`, where a listener knows of some that come in great number
+    /// what to look for; gives what is left. Those are not told.
+    fn pass<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        bytes
+    }
 }
 
 /// Follows the messages of one direction of a session, whatever the pieces they come in.
@@ -102,6 +108,9 @@ impl MessageWalker {
 
     /// Walks over the next bytes of the stream. Each message is told once, when its last byte was seen.
     pub fn walk(&mut self, bytes: &[u8], listener: &mut impl Listener) {
+        if self.is_filled_by(bytes) {
+            return;
+        }
         self.last_boundary = self.at_boundary().then_some(0);
         let mut rest = bytes;
         loop {
@@ -166,6 +175,22 @@ impl MessageWalker {
         }
     }
 
+    /// The common case of a long message: these bytes neither end it nor hold anything wanted of it.
+    #[inline]
+    fn is_filled_by(&mut self, bytes: &[u8]) -> bool {
+        let (Position::Body(_, missing, wanted), Ok(length)) =
+            (&mut self.position, u32::try_from(bytes.len()))
+        else {
+            return false;
+        };
+        if length >= *missing || self.kept.len() < usize::from(*wanted) {
+            return false;
+        }
+        *missing = missing.saturating_sub(length);
+        self.last_boundary = None;
+        true
+    }
+
     /// Begins a message that did not come in one piece.
     fn begin(&mut self, head: [u8; HEADER], listener: &impl Listener) {
         match Header::parse(head) {
@@ -216,7 +241,7 @@ enum Walked<'a> {
 
 /// The common case without a state: messages that lie there whole.
 fn whole_messages<'a>(bytes: &'a [u8], listener: &mut impl Listener) -> Walked<'a> {
-    let mut rest = bytes;
+    let mut rest = listener.pass(bytes);
     while let Some((head, after)) = rest.split_first_chunk() {
         let Some(header) = Header::parse(*head) else {
             return Walked::Nonsense;
@@ -227,11 +252,12 @@ fn whole_messages<'a>(bytes: &'a [u8], listener: &mut impl Listener) -> Walked<'
         };
         let wanted = listener.wanted(header).min(MAX_HEAD);
         listener.message(header, split_at_most(body, wanted).0);
-        rest = next;
+        rest = listener.pass(next);
     }
     Walked::Begun(rest)
 }
 
+#[inline]
 fn split_at_most(bytes: &[u8], most: usize) -> (&[u8], &[u8]) {
     bytes.split_at_checked(most).unwrap_or((bytes, &[]))
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::message::COPY_DATA_TAG;
+
 /// A place in the write-ahead log, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
@@ -100,6 +102,85 @@ impl XLogData {
             None,
         )
     }
+}
+
+/// What is to be known of XLogData messages that came one behind another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WalRun {
+    pub(crate) messages: u64,
+    /// Bytes behind their heads.
+    pub(crate) data: u64,
+    pub(crate) last: XLogData,
+    /// Bytes behind the last head.
+    pub(crate) last_data: u64,
+    /// The farthest places that heads told, which need not be those of the last; 0 if they were not asked for.
+    pub(crate) farthest_start: Lsn,
+    pub(crate) farthest_end: Lsn,
+}
+
+impl WalRun {
+    /// Tag, length, and the 25 bytes.
+    const HEAD: usize = 5 + XLogData::LENGTH;
+
+    /// A single message.
+    pub(crate) const fn one(head: XLogData, data: u64) -> Self {
+        Self {
+            messages: 1,
+            data,
+            last: head,
+            last_data: data,
+            farthest_start: head.start,
+            farthest_end: head.end,
+        }
+    }
+
+    /// The whole messages of XLogData at the beginning of `bytes`, and what comes behind them; `None` without any. A
+    /// stream of small changes brings a hundred thousand of them a second: the loop is all that each of them costs.
+    pub(crate) fn pass(bytes: &[u8], farthest: bool) -> Option<(Self, &[u8])> {
+        const SHORTEST: u32 = 4 + XLogData::LENGTH as u32;
+        let mut rest = bytes;
+        let mut last: Option<&[u8; Self::HEAD]> = None;
+        let (mut messages, mut start, mut end) = (0_u64, 0, 0);
+        while let Some(head) = rest.first_chunk() {
+            let (tag, length, letter) = kind_of(head);
+            if tag != COPY_DATA_TAG
+                || letter != b'w'
+                || !(SHORTEST..=i32::MAX.unsigned_abs()).contains(&length)
+            {
+                break;
+            }
+            let whole = usize::try_from(length).unwrap_or(usize::MAX);
+            let Some(next) = rest.get(whole.saturating_add(1)..) else {
+                break;
+            };
+            if farthest {
+                let mut fields = Fields(head.get(6..).unwrap_or_default());
+                start = fields.next().unwrap_or(0).max(start);
+                end = fields.next().unwrap_or(0).max(end);
+            }
+            messages = messages.wrapping_add(1);
+            last = Some(head);
+            rest = next;
+        }
+        let last = last?;
+        let passed = bytes.len().saturating_sub(rest.len()) as u64;
+        let heads = messages.saturating_mul(Self::HEAD as u64);
+        let run = Self {
+            messages,
+            data: passed.saturating_sub(heads),
+            last: XLogData::parse(last.get(5..)?)?,
+            last_data: u64::from(kind_of(last).1.saturating_sub(SHORTEST)),
+            farthest_start: Lsn(start),
+            farthest_end: Lsn(end),
+        };
+        Some((run, rest))
+    }
+}
+
+/// A message's tag and length, and the first byte of its body.
+const fn kind_of(head: &[u8; WalRun::HEAD]) -> (u8, u32, u8) {
+    let [tag, a, b, c, d, letter, ..] = *head;
+    (tag, u32::from_be_bytes([a, b, c, d]), letter)
 }
 
 /// A keepalive of the primary (`k`).

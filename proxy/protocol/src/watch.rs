@@ -10,7 +10,7 @@ use crate::message::{
     BACKEND_KEY_DATA_TAG, COPY_DATA_TAG, Header, Listener, MAX_HEAD, MessageWalker,
     READY_FOR_QUERY_TAG, parse_backend_key_data,
 };
-use crate::replication::{Clock, Keepalive, Lsn, StandbyStatusUpdate, XLogData};
+use crate::replication::{Clock, Keepalive, Lsn, StandbyStatusUpdate, WalRun, XLogData};
 use crate::startup::CancelKey;
 
 /// A server whose streams are understood: 9.3.
@@ -343,6 +343,19 @@ impl Listener for Backend<'_> {
             _ => {}
         }
     }
+
+    fn pass<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        match (self.0.phase, &mut self.0.stream) {
+            (Phase::CopyBoth, Some(stream)) => match WalRun::pass(bytes, stream.logical) {
+                Some((run, rest)) => {
+                    stream.wal(&run);
+                    rest
+                }
+                None => bytes,
+            },
+            _ => bytes,
+        }
+    }
 }
 
 /// What comes from the frontend.
@@ -387,21 +400,29 @@ impl Stream {
         (lsn > Lsn(0)).then(|| self.end.max(self.sent).0.saturating_sub(lsn.0))
     }
 
+    /// Messages of WAL, or of changes.
+    fn wal(&mut self, run: &WalRun) {
+        if self.logical {
+            // What it sends is not as long as the WAL it came from, may come from before what was sent last, and may
+            // tell no place at all.
+            self.sent = self.sent.max(run.farthest_start);
+            self.end = self.end.max(run.farthest_end).max(self.sent);
+        } else {
+            self.sent = Lsn(run.last.start.0.saturating_add(run.last_data));
+            self.end = run.last.end.max(self.sent);
+        }
+        self.wal_bytes = self.wal_bytes.saturating_add(run.data);
+        self.wal_messages = self.wal_messages.saturating_add(run.messages);
+        self.fresh.wal = Some(run.last.clock);
+    }
+
     /// The body of a CopyData of the server; false if it is not understood.
     fn server_data(&mut self, length: u64, head: &[u8]) -> bool {
         if let Some(wal) = XLogData::parse(head) {
-            let data = length.saturating_sub(XLogData::LENGTH as u64);
-            // What logical replication sends is not as long as the WAL it came from.
-            let sent = if self.logical {
-                wal.start
-            } else {
-                Lsn(wal.start.0.saturating_add(data))
-            };
-            self.sent = self.sent.max(sent);
-            self.end = self.end.max(wal.end).max(sent);
-            self.wal_bytes = self.wal_bytes.saturating_add(data);
-            self.wal_messages = self.wal_messages.saturating_add(1);
-            self.fresh.wal = Some(wal.clock);
+            self.wal(&WalRun::one(
+                wal,
+                length.saturating_sub(XLogData::LENGTH as u64),
+            ));
             true
         } else if let Some(keepalive) = Keepalive::parse(head) {
             // It tells how far it has sent (WalSndKeepalive): without WAL to send, that is how far its WAL goes.

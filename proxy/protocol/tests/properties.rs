@@ -111,29 +111,50 @@ fn turn() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(|(letter, body)| encode_message(b'd', &[vec![letter], body].concat())),
     ];
     let from_backend = prop_oneof![
-        2 => (select(b"wkdnp".to_vec()), vec(select(vec![0_u8, 1, 255]), 15..60))
+        2 => (select(b"wwwkdnp".to_vec()), vec(select(vec![0_u8, 1, 255]), 15..60))
             .prop_map(|(letter, body)| encode_message(b'd', &[vec![letter], body].concat())),
         1 => (select(b"WHcCZTDSE".to_vec()), vec(any::<u8>(), 0..20))
             .prop_map(|(tag, body)| encode_message(tag, &body)),
         1 => Just(encode_message(b'D', b"\0\x03\0\0\0\x01\x37\xff\xff\xff\xff\0\0\0\x012")),
     ];
+    let said = |messages| vec(messages, 1..6).prop_map(|messages: Vec<Vec<u8>>| messages.concat());
     prop_oneof![
-        (Just(1_u8), damaged(from_frontend)),
-        (Just(0_u8), damaged(from_backend)),
+        damaged(said(from_frontend.boxed())).prop_map(|said| in_turn(1, &said)),
+        damaged(said(from_backend.boxed())).prop_map(|said| in_turn(0, &said)),
     ]
-    .prop_map(|(who, said)| {
-        let mut turn = vec![];
-        // As many bytes as the length of a turn can tell, and so on.
-        for piece in said.chunks(9) {
-            if piece.len() == 9 {
-                turn.push(2 | who);
-                turn.extend(piece);
-            } else {
-                turn.extend(piece.iter().flat_map(|byte| [who, *byte]));
-            }
-        }
-        turn
-    })
+}
+
+/// A stream that is under way, or none.
+fn begun() -> impl Strategy<Value = Vec<u8>> {
+    use protocol::message::encode_message;
+    let queries: [&[u8]; 2] = [
+        b"START_REPLICATION 0/100\0",
+        b"START_REPLICATION SLOT \"s\" LOGICAL 0/0\0",
+    ];
+    let stream = select(queries.to_vec()).prop_map(|query| {
+        let version = encode_message(b'S', b"server_version\x0015.1\0");
+        let answer = encode_message(b'W', &[0; 3]);
+        [
+            in_turn(1, &encode_message(b'Q', query)),
+            in_turn(0, &[version, answer].concat()),
+        ]
+        .concat()
+    });
+    prop_oneof![1 => Just(vec![]), 2 => stream]
+}
+
+/// What is said, in turns of as many bytes as the first byte of a turn can tell.
+fn in_turn(who: u8, said: &[u8]) -> Vec<u8> {
+    let mut turns = vec![];
+    let mut rest = said;
+    while !rest.is_empty() {
+        let eights = ((rest.len() - 1) / 8).min(127);
+        let (now, later) = rest.split_at(eights * 8 + 1);
+        turns.push(u8::try_from(eights << 1).unwrap_or(u8::MAX) | who);
+        turns.extend(now);
+        rest = later;
+    }
+    turns
 }
 
 fn options() -> impl Strategy<Value = Vec<u8>> {
@@ -219,8 +240,8 @@ proptest! {
     }
 
     #[test]
-    fn replication_is_watched_the_same_in_any_pieces(turns in vec(turn(), 0..40)) {
-        checks::watch(&turns.concat());
+    fn replication_is_watched_the_same_in_any_pieces(begun in begun(), turns in vec(turn(), 0..40)) {
+        checks::watch(&[begun, turns.concat()].concat());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The two directions. Each waits for readiness, borrows a buffer, reads much at once, opens or seals it where it lies,
-//! writes it, and goes on while reads come back full; after a short read it gives the buffer back and waits.
+//! writes it, and goes on while reads come back full; after a short read it gives the buffer back and waits. What is
+//! rare is boxed: the state of both directions is most of what an idle session keeps.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
@@ -56,10 +57,9 @@ pub(super) async fn open<T: Tap>(
         payload,
         ended,
     } = early;
-    if let Err(ended) = deliver(&payload, plain, flow).await {
+    if let Err(ended) = Box::pin(deliver(payload, plain, flow)).await {
         return ended;
     }
-    drop(payload);
     match ended {
         None => {}
         Some(Ok(())) => {
@@ -71,7 +71,7 @@ pub(super) async fn open<T: Tap>(
     let mut untried = true;
     loop {
         if let Some(words) = flow.words() {
-            return say_plain(plain, &words).await;
+            return Box::pin(say_plain(plain, &words)).await;
         }
         if !untried {
             tokio::select! {
@@ -117,7 +117,7 @@ pub(super) async fn open<T: Tap>(
             }
             flow.count(total(ranges));
             if let Some(words) = words {
-                return say_plain(plain, &words).await;
+                return Box::pin(say_plain(plain, &words)).await;
             }
             if let Some(fault) = opened.fault {
                 return Pumped::Faulted(fault);
@@ -152,24 +152,18 @@ pub(super) async fn seal<T: Tap>(
     flow: &mut Flow<'_, T>,
     answer: &Notify,
 ) -> Pumped {
-    for piece in read_ahead.chunks(RECORDS * PAYLOAD) {
-        let mut buffer = pool::borrow();
-        let Buffer { bytes, ranges } = &mut *buffer;
-        place(piece, bytes, ranges);
-        if let Err(ended) = pass(&mut buffer, sealer, tls, flow).await {
-            return ended;
-        }
+    if let Err(ended) = Box::pin(seal_ahead(read_ahead, sealer, tls, flow)).await {
+        return ended;
     }
-    drop(read_ahead);
     loop {
         if let Some(words) = flow.words() {
-            return say_sealed(sealer, tls, &words).await;
+            return Box::pin(say_sealed(sealer, tls, &words)).await;
         }
         tokio::select! {
             biased;
             () = flow.told() => continue,
             () = answer.notified() => {
-                if let Err(ended) = flush(sealer, tls).await {
+                if let Err(ended) = Box::pin(flush(sealer, tls)).await {
                     return ended;
                 }
                 continue;
@@ -182,7 +176,7 @@ pub(super) async fn seal<T: Tap>(
         let mut in_a_row = 0;
         loop {
             let n = match read_apart(plain, &mut buffer.bytes) {
-                Ok(0) => return shut(sealer, tls).await,
+                Ok(0) => return Box::pin(shut(sealer, tls)).await,
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Pumped::ReadFailed(error),
@@ -204,6 +198,22 @@ pub(super) async fn seal<T: Tap>(
     }
 }
 
+/// Passes what was read before the relay began.
+async fn seal_ahead<T: Tap>(
+    read_ahead: Vec<u8>,
+    sealer: &mut Sealer,
+    tls: &Stream,
+    flow: &mut Flow<'_, T>,
+) -> Result<(), Pumped> {
+    for piece in read_ahead.chunks(RECORDS * PAYLOAD) {
+        let mut buffer = pool::borrow();
+        let Buffer { bytes, ranges } = &mut *buffer;
+        place(piece, bytes, ranges);
+        pass(&mut buffer, sealer, tls, flow).await?;
+    }
+    Ok(())
+}
+
 /// Shows, seals and writes the payload in the buffer.
 async fn pass<T: Tap>(
     buffer: &mut Buffer,
@@ -217,14 +227,14 @@ async fn pass<T: Tap>(
     write_sealed(sealer, tls, &buffer.bytes, &buffer.ranges).await?;
     flow.count(payload);
     match words {
-        Some(words) => Err(say_sealed(sealer, tls, &words).await),
+        Some(words) => Err(Box::pin(say_sealed(sealer, tls, &words)).await),
         None => Ok(()),
     }
 }
 
 /// Writes payload that was opened before the relay began.
 async fn deliver<T: Tap>(
-    payload: &[u8],
+    payload: Vec<u8>,
     plain: &Stream,
     flow: &mut Flow<'_, T>,
 ) -> Result<(), Pumped> {
@@ -233,13 +243,13 @@ async fn deliver<T: Tap>(
     }
     let mut ranges = Vec::new();
     ranges.push(0..payload.len());
-    let words = flow.show(payload, &mut ranges);
-    write(plain, &[], payload, &ranges)
+    let words = flow.show(&payload, &mut ranges);
+    write(plain, &[], &payload, &ranges)
         .await
         .map_err(Pumped::WriteFailed)?;
     flow.count(payload.len());
     match words {
-        Some(words) => Err(say_plain(plain, &words).await),
+        Some(words) => Err(Box::pin(say_plain(plain, &words)).await),
         None => Ok(()),
     }
 }

@@ -166,79 +166,34 @@ pub(crate) enum Ended {
     PeerDead { side: Side },
 }
 
-/// Relays until both directions have ended, one was aborted, or `stop` tells it to end.
-pub(crate) async fn run<T: Tap>(
+/// Relays until both directions have ended, one was aborted, or `stop` tells it to end. What is given is taken apart
+/// here and moved into the future once: an async function would keep its arguments beside what it makes of them, for
+/// as long as an idle session lasts.
+pub(crate) fn run<T: Tap>(
     downstream: Half,
     upstream: Half,
     taps: Taps<T>,
     stop: Stop,
     dead_after: Duration,
     traffic: &Traffic,
-) -> Ended {
-    let told_to_end = stop.clone();
+) -> Result<Pin<Box<impl Future<Output = Ended> + use<'_, T>>>, Ended> {
+    let mut told_to_end = stop.clone();
     let to_frontend = Flow::to_frontend(&traffic.to_downstream, taps.to_downstream, stop);
     let to_backend = Flow::to_backend(&traffic.to_upstream, taps.to_upstream);
-    let downstream = Taken::from(downstream);
-    let upstream = Taken::from(upstream);
-    match (downstream.records, upstream.records) {
-        (Some(records), None) => {
-            let pair = Pair {
-                tls: downstream.stream,
-                records,
-                tls_side: Side::Downstream,
-                early: downstream.early,
-                plain: upstream.stream,
-                read_ahead: upstream.early.payload,
-            };
-            pair.relay(to_backend, to_frontend, told_to_end, dead_after)
-                .await
-        }
-        (None, Some(records)) => {
-            let pair = Pair {
-                tls: upstream.stream,
-                records,
-                tls_side: Side::Upstream,
-                early: upstream.early,
-                plain: downstream.stream,
-                read_ahead: downstream.early.payload,
-            };
-            pair.relay(to_frontend, to_backend, told_to_end, dead_after)
-                .await
-        }
-        // A tunnel has one leg of each kind; there is nothing to open or seal otherwise.
-        (None, None) | (Some(_), Some(_)) => Ended::Aborted {
-            side: Side::Upstream,
-            error: io::Error::other("a relay joins TLS with plain"),
-        },
-    }
-}
-
-/// A session taken apart: one side TLS, the other plain.
-struct Pair {
-    tls: Stream,
-    records: (Opener, Sealer),
-    tls_side: Side,
-    early: Early,
-    plain: Stream,
-    read_ahead: Vec<u8>,
-}
-
-impl Pair {
-    async fn relay<T: Tap>(
-        self,
-        mut opened: Flow<'_, T>,
-        mut sealed: Flow<'_, T>,
-        mut told_to_end: Stop,
-        dead_after: Duration,
-    ) -> Ended {
-        let Self {
-            tls,
-            records: (mut opener, mut sealer),
-            tls_side,
-            early,
-            plain,
-            read_ahead,
-        } = self;
+    let (mut opened, mut sealed) = match (&downstream.wire, &upstream.wire) {
+        (Wire::Tls(_), _) => (to_backend, to_frontend),
+        (Wire::Plain(_), _) => (to_frontend, to_backend),
+    };
+    let Pair {
+        tls,
+        mut opener,
+        mut sealer,
+        tls_side,
+        early,
+        plain,
+        read_ahead,
+    } = Pair::of(downstream, upstream)?;
+    Ok(Box::pin(async move {
         let answer = Notify::new();
         let ended = {
             // Pinned where they are made: a future that is moved stands in the session's state twice.
@@ -263,8 +218,45 @@ impl Pair {
                 () = &mut out_of_patience => Ended::StoppedMidMessage,
             }
         };
-        close(&ended, tls, &mut sealer, tls_side, plain).await;
+        Box::pin(close(&ended, tls, &mut sealer, tls_side, plain)).await;
         ended
+    }))
+}
+
+/// A session taken apart: one side TLS, the other plain.
+struct Pair {
+    tls: Stream,
+    opener: Opener,
+    sealer: Sealer,
+    tls_side: Side,
+    early: Early,
+    plain: Stream,
+    read_ahead: Vec<u8>,
+}
+
+impl Pair {
+    fn of(downstream: Half, upstream: Half) -> Result<Self, Ended> {
+        let (downstream, upstream) = (Taken::from(downstream), Taken::from(upstream));
+        let (tls_side, tls, plain) = match (&downstream.records, &upstream.records) {
+            (Some(_), None) => (Side::Downstream, downstream, upstream),
+            (None, _) | (Some(_), Some(_)) => (Side::Upstream, upstream, downstream),
+        };
+        match (tls.records, plain.records) {
+            (Some((opener, sealer)), None) => Ok(Self {
+                tls: tls.stream,
+                opener,
+                sealer,
+                tls_side,
+                early: tls.early,
+                plain: plain.stream,
+                read_ahead: plain.early.payload,
+            }),
+            // A tunnel has one leg of each kind; there is nothing to open or seal otherwise.
+            _ => Err(Ended::Aborted {
+                side: Side::Upstream,
+                error: io::Error::other("a relay joins TLS with plain"),
+            }),
+        }
     }
 }
 

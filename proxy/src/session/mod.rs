@@ -28,7 +28,7 @@ use end::End;
 use legs::DownstreamLeg;
 use observer::Observer;
 use record::SessionRecord;
-use registry::{About, KeyOwner};
+use registry::{About, KeyOwner, Place};
 
 use crate::net::{Peer, Stream};
 use crate::node::{self, Holding, Served};
@@ -83,7 +83,13 @@ async fn converse(accepted: Accepted, record: &mut SessionRecord) -> End {
     };
     record.asked(&opened.request);
     match opened.request {
-        Request::Startup(_) => Box::pin(session(opened, peer, &settings, &shared, record)).await,
+        Request::Startup(_) => {
+            let joined = Box::pin(join(opened, peer, &settings, &shared, record)).await;
+            match joined {
+                Ok(joined) => joined.relay(settings.timeouts.dead_peer).await,
+                Err(end) => end,
+            }
+        }
         Request::Cancel(_) => Box::pin(cancel(opened, peer, &settings, &shared, record)).await,
     }
 }
@@ -158,20 +164,27 @@ impl From<End> for NotOpened {
     }
 }
 
-/// Authorise, take a place, reach the upstream, relay.
-async fn session(
+/// A session with both its ends, and its place in the registry.
+struct Joined {
+    downstream: Half,
+    upstream: Half,
+    place: Place,
+}
+
+/// Authorise, take a place, reach the upstream.
+async fn join(
     opened: Opened,
     peer: Peer,
     settings: &Arc<Settings>,
     shared: &Shared,
     record: &mut SessionRecord,
-) -> End {
+) -> Result<Joined, End> {
     let permit = match authorise(&opened, peer, &settings.downstream).await {
         Ok(permit) => permit,
-        Err(end) => return refused(opened, end).await,
+        Err(end) => return Err(refused(opened, end).await),
     };
     let Request::Startup(startup) = &opened.request else {
-        return refused(opened, End::CancelUnknown).await;
+        return Err(refused(opened, End::CancelUnknown).await);
     };
     let about = About {
         tunnel: Arc::clone(&settings.name),
@@ -183,11 +196,11 @@ async fn session(
     };
     let place = match shared.registry.enter(about, &shared.tally) {
         Ok(place) => place,
-        Err(refusal) => return refused(opened, End::Refused(Box::new(refusal))).await,
+        Err(refusal) => return Err(refused(opened, End::Refused(Box::new(refusal))).await),
     };
     record.live(&place.live);
     if let Some(objection) = judged_late(&place.live, settings, shared) {
-        return refused(opened, objection).await;
+        return Err(refused(opened, objection).await);
     }
     if let Some(certificate) = &opened.certificate {
         shared.health.met(certificate, SystemTime::now());
@@ -202,13 +215,13 @@ async fn session(
     };
     let upstream = match upstream {
         Ok(upstream) => upstream,
-        Err(end) => return refused(opened, end).await,
+        Err(end) => return Err(refused(opened, end).await),
     };
     if let Some(far) = upstream.far {
         shared.health.met(&far.certificate, SystemTime::now());
         place.live.went_to(far);
         if let Some(objection) = judged_late(&place.live, settings, shared) {
-            return refused(opened, objection).await;
+            return Err(refused(opened, objection).await);
         }
     }
     record.joined();
@@ -216,24 +229,39 @@ async fn session(
         wire: opened.wire,
         read_ahead: Vec::new(),
     };
-    // It was forwarded; a session does not carry it for days.
-    drop(opened.request);
-    let observers = Observer::both(&place.live);
-    let ended = relay::run(
+    Ok(Joined {
         downstream,
-        upstream.half,
-        observers,
-        place.stop.clone(),
-        settings.timeouts.dead_peer,
-        &place.live.traffic,
-    )
-    .await;
-    match (ended, place.live.dismissal()) {
-        (ended @ (Ended::Stopped | Ended::StoppedMidMessage), Some(reason)) => End::Dismissed {
-            reason: Box::new(reason.clone()),
-            told: matches!(ended, Ended::Stopped),
-        },
-        (ended, _) => End::Relayed(ended),
+        upstream: upstream.half,
+        place,
+    })
+}
+
+impl Joined {
+    async fn relay(self, dead_after: Duration) -> End {
+        let Self {
+            downstream,
+            upstream,
+            place,
+        } = self;
+        let relayed = relay::run(
+            downstream,
+            upstream,
+            Observer::both(&place.live),
+            place.stop.clone(),
+            dead_after,
+            &place.live.traffic,
+        );
+        let ended = match relayed {
+            Ok(relayed) => relayed.await,
+            Err(ended) => ended,
+        };
+        match (ended, place.live.dismissal()) {
+            (ended @ (Ended::Stopped | Ended::StoppedMidMessage), Some(reason)) => End::Dismissed {
+                reason: Box::new(reason.clone()),
+                told: matches!(ended, Ended::Stopped),
+            },
+            (ended, _) => End::Relayed(ended),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod server;
 mod witness;
 
 use std::io;
+use std::sync::Arc;
 
 use protocol::identity::Identity;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -40,14 +41,14 @@ pub(crate) const ALPN_NODE: &[u8] = b"pgtlsproxy-node/1";
 pub(crate) struct PeerCertificate {
     pub(crate) identity: Identity,
     /// As shown: the leaf first. Kept so that a live session can be judged again when CRLs or CAs change.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
     /// The last second at which all of the chain is valid (Unix time).
     pub(crate) expires: i64,
 }
 
 impl PeerCertificate {
     /// A chain as shown, the leaf first.
-    fn of(chain: Vec<CertificateDer<'static>>) -> io::Result<Self> {
+    fn of(chain: Arc<[CertificateDer<'static>]>) -> io::Result<Self> {
         let parse = |der: &CertificateDer<'_>| {
             Identity::parse(der).map_err(|error| io::Error::other(error.to_string()))
         };

@@ -14,9 +14,9 @@ use tokio_rustls::rustls::{DigitallySignedStruct, DistinguishedName, Error, Sign
 
 use super::PeerCertificate;
 
-/// The chain that the peer showed, valid or not.
+/// The chain that the peer showed, valid or not. Shared: rustls keeps a connection's configuration, and this with it.
 #[derive(Clone, Default)]
-pub(super) struct Shown(Arc<OnceLock<Vec<CertificateDer<'static>>>>);
+pub(super) struct Shown(Arc<OnceLock<Arc<[CertificateDer<'static>]>>>);
 
 impl Shown {
     pub(super) fn certificate(&self) -> Option<&[u8]> {

@@ -213,6 +213,50 @@ fn a_logical_stream_is_followed() {
 }
 
 #[test]
+fn wal_in_one_read_is_known_by_its_last_message() {
+    for size in SIZES {
+        let mut between = Between::new(size);
+        between.backend(&login("18.1"), 0);
+        between.frontend(&query("START_REPLICATION 0/100 TIMELINE 1"), 0);
+        let messages = [
+            (b'W', vec![0; 3]),
+            wal(0x100, 0x40, 0x200, 3),
+            wal(0x140, 0, 0x200, 4),
+            keepalive(0x140, 5),
+            wal(0x140, 1, 0x180, 6),
+            wal(0x141, 0x3f, 0x170, 7),
+        ];
+        between.backend(&messages, 10);
+        let stream = between.stream();
+        assert_eq!(
+            (stream.sent, stream.end, stream.from_server),
+            (Lsn(0x180), Lsn(0x180), Some(3)),
+            "pieces of {size}"
+        );
+        assert_eq!(
+            (stream.wal_messages, stream.wal_bytes, stream.keepalives),
+            (4, 0x80, 1)
+        );
+        // Not understood: a head cut short, another letter, and a length that PostgreSQL would not send.
+        let short = (b'd', wal(1, 0, 1, 1).1[..24].to_vec());
+        let mut other = wal(1, 10, 1, 1);
+        other.1[0] = b'x';
+        between.backend(
+            &[wal(0x180, 1, 1, 8), short, other, wal(0x181, 0, 1, 8)],
+            10,
+        );
+        assert_eq!(between.watch.not_understood(), 2);
+        between.backend(&[wal(0x181, 1, 1, 9)], 10);
+        between
+            .watch
+            .backend_sent(&mut between.backend, b"d\xff\xff\xff\xffw");
+        between.backend(&[wal(0x182, 1, 1, 9)], 10);
+        assert_eq!(between.stream().sent, Lsn(0x182));
+        assert_eq!(between.watch.not_understood(), 3);
+    }
+}
+
+#[test]
 fn a_base_backup_is_followed() {
     let start = [
         (b'T', vec![]),
