@@ -181,11 +181,11 @@ fn turn_back(wishes: &StandbyWishes, before: &FileChange) -> Result<(), Vec<Prob
     // Before it had a client tunnel, there is no node to load.
     let control = Node::load(&wishes.dir)?.control;
     let mut journal = Journal::open(&wishes.dir.join("setup")).map_err(one)?;
-    let rights = Rights::of(&before.path).unwrap_or(Rights {
+    let rights = Rights {
         mode: 0o644,
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
-    });
+    };
     journal.write(before, rights).map_err(one)?;
     eprintln!("{} is as it was", before.path.display());
     if let Some(control) = control.filter(|path| path.exists()) {
@@ -562,7 +562,7 @@ fn show(wishes: &StandbyWishes, place: &Place) -> Result<Ended, Vec<Problem>> {
         let owner = &place.cluster.owner.name;
         if let Some(change) = node::following(&wishes.dir, target, owner).map_err(one)? {
             let old = fs::read(&change.path).ok();
-            print!(
+            eprint!(
                 "{}",
                 super::unified(&change.path, old.as_deref(), &change.new)
             );
