@@ -82,6 +82,12 @@ fn eventful() -> (Watched, Node, Node) {
     standby.catch_up_with(&primary);
     let refused = format!("{} replication=true", watched.tunnel.conninfo());
     psql(&refused, "IDENTIFY_SYSTEM").unwrap();
+    // Both hosts' certificates are near their end.
+    for name in ["primary", "standby"] {
+        const DAY: i64 = 86_400;
+        let pki = &watched.tunnel.pki;
+        pki.issue_for_seconds(name, -300 * DAY, 20 * DAY);
+    }
     // Neither end knows what this is.
     for sidecar in [&watched.tunnel.server, &watched.tunnel.client] {
         let mut stranger = Wire::tcp(sidecar.address());
@@ -96,6 +102,7 @@ fn eventful() -> (Watched, Node, Node) {
                 && seen("pgtlsproxy_reply_age_seconds")
                 && seen("pgtlsproxy_session_duration_seconds_count")
                 && seen("pgtlsproxy_refusals_total")
+                && seen("pgtlsproxy_warnings")
         });
     }
     (watched, primary, standby)

@@ -244,7 +244,7 @@ fn synchronous_standby_outlives_renewals_and_the_change_of_the_ca() {
 fn session_of_a_removed_ca_is_ended_where_that_is_wanted() {
     let (old, new, stand_in) = (Pki::new(), Pki::new(), StandIn::new());
     let (dir, mut standby) = (Scratch::new("removal"), old.issue("standby"));
-    standby.ca = new.ca().to_owned();
+    standby.ca = new.ca();
     let own = new.issue("primary").copied_to(dir.path());
     let both = [old.ca(), new.ca()].map(|ca| fs::read(ca).unwrap());
     fs::write(&own.ca, both.concat()).unwrap();

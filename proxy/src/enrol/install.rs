@@ -25,6 +25,8 @@ pub(super) struct Files<'a> {
     pub(super) ca: &'a str,
     pub(super) crl: &'a str,
     pub(super) config: &'a str,
+    /// Those that the daemon writes in, with the mode where its group exists.
+    pub(super) directories: [(&'a Path, u32); 2],
 }
 
 pub(super) const KEY: &str = "node.key";
@@ -85,9 +87,10 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
     fs::create_dir_all(directory).map_err(failed)?;
     let _turn = turn(directory).map_err(failed)?;
     sweep(directory);
-    // 0700: until they are in place, the files are nobody else's business.
+    // Until they are in place, the files are nobody else's business, whatever the umask.
     let staging = Builder::new()
         .prefix(STAGING)
+        .permissions(Permissions::from_mode(0o700))
         .tempdir_in(directory)
         .map_err(failed)?;
     let contents = [
@@ -102,6 +105,10 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
         write(&staging.path().join(name), content, secret).map_err(failed)?;
     }
     let checked = load(&Source::File(staging.path().join(CONFIG)))?;
+    // Before the configuration, by which whoever manages services may start the daemon at once.
+    for (path, mode) in files.directories {
+        make_for_daemon(path, mode).map_err(|problem| vec![problem])?;
+    }
     for name in NAMES {
         fs::rename(staging.path().join(name), directory.join(name)).map_err(failed)?;
     }
@@ -133,7 +140,7 @@ fn sweep(directory: &Path) {
 }
 
 /// Makes a directory that the daemon writes in; `mode` is for where its group exists.
-pub(super) fn make_for_daemon(path: &Path, mode: u32) -> Result<(), Problem> {
+fn make_for_daemon(path: &Path, mode: u32) -> Result<(), Problem> {
     let made = || {
         fs::create_dir_all(path)?;
         let directory = File::open(path)?;

@@ -14,7 +14,7 @@ use protocol::escape::escape;
 use protocol::node::{Answer, Enrol, Enrolled, Grant, Probe, Probed, Request};
 use tokio::time::Instant;
 
-use super::install::{self, Files, install, make_for_daemon};
+use super::install::{self, Files, install};
 use super::proof::{Prover, invitation_id, is_proof, prove};
 use super::token::Token;
 use super::{ANOTHER, of_failure};
@@ -105,11 +105,9 @@ impl Join {
             ca: &grant.certificates.ca,
             crl: &grant.certificates.crl,
             config: &config,
+            // PostgreSQL's OS user must get at the socket; who may speak is asked there.
+            directories: [(&run, 0o775), (&state, 0o770)],
         };
-        // Before the configuration, by which whoever manages services may start the daemon at once. PostgreSQL's OS user
-        // must get at the socket; who may speak is asked there.
-        make_for_daemon(&run, 0o775).map_err(one)?;
-        make_for_daemon(&state, 0o770).map_err(one)?;
         let timer_written = write_timer(&self.directory).map_err(one)?;
         let checked = install(&self.directory, &files)?;
         let server_name = token.server_name.as_deref().unwrap_or(&inviter.host);

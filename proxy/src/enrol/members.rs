@@ -40,7 +40,7 @@ pub(crate) fn admit_nodes(
         || !cas.iter().any(|ca| lists(nodes, ca, now))
     {
         return Err(vec![Problem::new(
-            "K27",
+            "K29",
             "a list of nodes came that does not count; no rule was changed",
             "no CA that is trusted here has signed it, or its time is over",
             "on the CA's host: pgtlsproxy renew; and compare the clocks of both hosts",

@@ -76,8 +76,6 @@ pub(crate) struct StandbyCopy {
     pub(crate) stage: Stage,
     /// Where it grows.
     pub(crate) staging: PathBuf,
-    /// The program that makes it, while it runs.
-    pub(crate) pid: Option<i32>,
     /// Directories that were moved aside, and where they had been.
     pub(crate) aside: Vec<(PathBuf, PathBuf)>,
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -46,11 +46,8 @@ pub(super) fn version_of(program: &Path, cluster: &Cluster) -> Option<Major> {
 }
 
 impl Backup<'_> {
-    /// Copies; `started` gets the process id before the first byte.
-    pub(super) fn run(
-        &self,
-        started: impl FnOnce(i32) -> Result<(), Problem>,
-    ) -> Result<(), Problem> {
+    /// Copies.
+    pub(super) fn run(&self) -> Result<(), Problem> {
         let program = self.cluster.program("pg_basebackup");
         let failed = |why: String| {
             Problem::new(
@@ -87,10 +84,8 @@ impl Backup<'_> {
         let mut child = command
             .spawn()
             .map_err(|error| failed(format!("{}: {error}", program.display())))?;
-        let noted = started(child.id().cast_signed());
         let said = child.stderr.take().map(watch);
         let status = child.wait();
-        noted?;
         let status = status.map_err(|error| failed(error.to_string()))?;
         if status.success() {
             return Ok(());
@@ -153,9 +148,9 @@ fn watch(mut stderr: impl Read) -> String {
 }
 
 /// Ends the pg_basebackup of a run that was killed, and takes away what it left: it is of nobody's use.
-pub(super) fn clear(staging: &Path, pid: Option<i32>, is_ours: bool) -> Result<(), Problem> {
-    if let Some(pid) = pid {
-        end_orphan(Pid::from_raw(pid), staging);
+pub(super) fn clear(staging: &Path, is_ours: bool) -> Result<(), Problem> {
+    if is_ours {
+        end_orphans(staging);
     }
     if !staging.exists() || is_empty(staging) {
         return Ok(());
@@ -200,25 +195,43 @@ fn is_empty(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Only a process that has our directory on its command line: ids are used again.
-fn end_orphan(pid: Pid, staging: &Path) {
-    let is_it = || {
-        let line = fs::read(PathBuf::from(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
-        let staging = staging.as_os_str().as_encoded_bytes();
-        line.split(|byte| *byte == 0)
-            .any(|argument| argument == staging)
-    };
+/// Every pg_basebackup that has our directory on its command line: its second process, which receives WAL, outlives the
+/// first for a moment, and would write into the next copy.
+fn end_orphans(staging: &Path) {
     let begun = Instant::now();
-    while is_it() {
+    while begun.elapsed() < ORPHAN_ENDS.saturating_mul(2) {
+        let orphans = orphans(staging);
+        if orphans.is_empty() {
+            return;
+        }
         let signal = if begun.elapsed() > ORPHAN_ENDS {
             Signal::SIGKILL
         } else {
             Signal::SIGTERM
         };
-        let _ = kill(pid, signal);
-        std::thread::sleep(Duration::from_millis(100));
-        if begun.elapsed() > ORPHAN_ENDS.saturating_mul(2) {
-            return;
+        for pid in orphans {
+            let _ = kill(pid, signal);
         }
+        std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+fn orphans(staging: &Path) -> Vec<Pid> {
+    let staging = staging.as_os_str().as_encoded_bytes();
+    let copies_there = |process: &Path| {
+        let read = |name: &str| fs::read(process.join(name)).unwrap_or_default();
+        read("comm").trim_ascii_end() == b"pg_basebackup"
+            && read("cmdline")
+                .split(|byte| *byte == 0)
+                .any(|argument| argument == staging)
+    };
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            copies_there(&entry.path()).then(|| Pid::from_raw(pid))
+        })
+        .collect()
 }

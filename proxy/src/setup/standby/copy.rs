@@ -28,17 +28,15 @@ impl Work<'_> {
             ));
         }
         let earlier = self.journal.copy().filter(|copy| copy.staging == staging);
-        let pid = earlier.and_then(|copy| copy.pid);
         let aside = earlier.map_or_else(Vec::new, |copy| copy.aside.clone());
         let ours = earlier.is_some_and(|copy| matches!(copy.stage, Stage::Copying | Stage::Copied));
-        backup::clear(&staging, pid, ours)?;
-        let mut note = StandbyCopy {
+        backup::clear(&staging, ours)?;
+        let note = StandbyCopy {
             stage: Stage::Copying,
             staging: staging.clone(),
-            pid: None,
             aside,
         };
-        self.journal.note_copy(note.clone())?;
+        self.journal.note_copy(note)?;
         let cluster = &self.place.cluster;
         let cannot = |path: &Path, error: std::io::Error| {
             Problem::new(
@@ -52,7 +50,7 @@ impl Work<'_> {
         let mut mappings = self.wishes.mappings.clone();
         for old in tablespaces(&data) {
             let new = beside(&old, NEW);
-            backup::clear(&new, None, ours)?;
+            backup::clear(&new, ours)?;
             place::make_directory(&new, &cluster.owner).map_err(|error| cannot(&new, error))?;
             mappings.push(format!("{}={}", old.display(), new.display()));
         }
@@ -76,11 +74,7 @@ impl Work<'_> {
             mappings,
         };
         eprintln!("copying {} through the proxy", self.node.upstream());
-        let journal = &mut self.journal;
-        backup.run(|pid| {
-            note.pid = Some(pid);
-            journal.note_copy(note.clone())
-        })?;
+        backup.run()?;
         self.note(Stage::Copied)
     }
 
@@ -124,7 +118,6 @@ impl Work<'_> {
         let mut copy = self.journal.copy().cloned().unwrap_or_else(|| StandbyCopy {
             stage: Stage::Copied,
             staging: place::staging(path),
-            pid: None,
             aside: Vec::new(),
         });
         copy.aside.push((aside.clone(), path.to_owned()));

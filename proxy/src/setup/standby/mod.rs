@@ -495,11 +495,9 @@ impl Work<'_> {
         let staging = place::staging(&self.place.cluster.data);
         self.journal.note_copy(StandbyCopy {
             stage,
-            pid: None,
             ..copy.unwrap_or(StandbyCopy {
                 stage,
                 staging,
-                pid: None,
                 aside: Vec::new(),
             })
         })
