@@ -151,7 +151,7 @@ fn on_one_processor<T>(start: impl FnOnce() -> T) -> T {
 /// Counted in bytes, which a slow machine does not change: how much they move while one round trip waits.
 #[test]
 fn a_stream_that_never_pauses_lets_a_round_trip_pass_after_a_few_buffers() {
-    const ROUND_TRIPS: usize = 50;
+    const ROUND_TRIPS: usize = 200;
     let stand_in = StandIn::new();
     let pki = Pki::new();
     let (primary, standby) = (pki.issue("primary"), pki.issue("standby"));
@@ -195,5 +195,5 @@ fn a_stream_that_never_pauses_lets_a_round_trip_pass_after_a_few_buffers() {
     let (middle, nearly_all) = (meanwhile[ROUND_TRIPS / 2], meanwhile[ROUND_TRIPS * 9 / 10]);
     println!("{middle} bytes in a round trip, nine of ten in {nearly_all}");
     // Four buffers of each stream both ways, and what they move while this thread waits for a processor.
-    assert!(nearly_all < 24 * MIB, "{nearly_all} bytes in a round trip");
+    assert!(nearly_all < 16 * MIB, "{nearly_all} bytes in a round trip");
 }
