@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use protocol::identity::Fingerprint;
-use protocol::node::Voucher;
+use protocol::node::{Nodes, Voucher};
 use rcgen::{KeyPair, SigningKey};
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -18,6 +18,7 @@ use crate::verify::{belongs_to, has_signed};
 
 const REQUEST: &[u8] = b"pgtlsproxy renewal 1: request\0";
 const NEXT_CA: &[u8] = b"pgtlsproxy renewal 1: next CA\0";
+const NODES: &[u8] = b"pgtlsproxy members 1: nodes\0";
 
 /// The signature of a request for the next certificate by the key of this one, in PEM; in hexadecimal.
 pub fn sign_over(request: &str, key_pem: &[u8]) -> Result<String, Failure> {
@@ -72,6 +73,46 @@ pub(crate) fn vouch(
         until: until.unix(),
         signature: hex(&signature),
     })
+}
+
+/// Whether the CA `by`, which is trusted, says that these are its nodes.
+pub fn lists(nodes: &Nodes, by: &CertificateDer<'_>, now: Date) -> bool {
+    let print = Fingerprint::of(by);
+    nodes.by == print.to_string()
+        && now.unix() <= nodes.until
+        && bytes_of_hex(&nodes.signature).is_some_and(|signature| {
+            has_signed(by, &list(print, nodes.until, &nodes.names), &signature)
+        })
+}
+
+/// The word of the CA with this key that these are its nodes.
+pub(crate) fn sign_list(
+    by: &CertificateDer<'_>,
+    key: &KeyPair,
+    names: Vec<String>,
+    until: Date,
+) -> Result<Nodes, Failure> {
+    let by = Fingerprint::of(by);
+    let signature = key
+        .sign(&list(by, until.unix(), &names))
+        .map_err(|error| Failure::new("cannot sign", error.to_string(), ""))?;
+    Ok(Nodes {
+        names,
+        by: by.to_string(),
+        until: until.unix(),
+        signature: hex(&signature),
+    })
+}
+
+/// Each name has its length before it, so nothing can be moved from one to another.
+fn list(by: Fingerprint, until: i64, names: &[String]) -> Vec<u8> {
+    let mut message = [NODES, by.as_bytes(), &until.to_be_bytes()].concat();
+    for name in names {
+        let length = u64::try_from(name.len()).unwrap_or(u64::MAX);
+        message.extend(length.to_be_bytes());
+        message.extend(name.as_bytes());
+    }
+    message
 }
 
 /// All parts have fixed lengths, so nothing can be moved from one to another.
@@ -133,6 +174,19 @@ mod tests {
             ..voucher
         };
         assert!(!vouches(&longer, &der(&old), &der(&new), Date::now()));
+
+        let names = vec!["db1".to_owned(), "standby1".to_owned()];
+        let nodes = sign_list(&der(&old), &key, names, until).unwrap();
+        assert!(lists(&nodes, &der(&old), Date::now()));
+        assert!(!lists(&nodes, &der(&new), Date::now()), "of another CA");
+        assert!(!lists(&nodes, &der(&old), until.plus(1)), "late");
+        for names in [&["db1", "standby1", "evil"][..], &["db1standby1"], &["db1"]] {
+            let other = Nodes {
+                names: names.iter().map(ToString::to_string).collect(),
+                ..nodes.clone()
+            };
+            assert!(!lists(&other, &der(&old), Date::now()), "{names:?}");
+        }
 
         let out = place.path().join("node");
         let node = NewNode::new("db1", &[]).unwrap();

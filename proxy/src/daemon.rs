@@ -176,6 +176,7 @@ async fn serve(
         reloader.credentials(),
         Arc::clone(&registry),
         Arc::clone(&health),
+        node.renewals.clone(),
     ));
     tokio::spawn(reloader.run(asked));
     tokio::spawn(memory::give_back(Arc::clone(&workers)));

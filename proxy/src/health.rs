@@ -69,6 +69,8 @@ struct State {
     found: Notices,
     /// Our own certificates and CRLs whose end is near.
     aging: Notices,
+    /// Requests for renewal that nobody signs.
+    unsigned: Option<Notice>,
     own: Vec<Validity>,
     peers: HashMap<Fingerprint, Met>,
     last_reload: Option<Reload>,
@@ -99,6 +101,7 @@ impl Health {
         let peers = state.peers.values().filter_map(|met| met.notice.as_ref());
         let dated = state.aging.values().chain(peers);
         dated
+            .chain(&state.unsigned)
             .chain(state.found.values())
             .map(|notice| notice.warning.clone())
             .collect()
@@ -192,6 +195,13 @@ impl Health {
         let changed = replace(&mut state.aging, keyed, now);
         state.own = papers.into_iter().map(|(validity, _)| validity).collect();
         if changed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Requests for renewal wait, and nobody signs; or no more.
+    pub(super) fn unsigned(&self, problem: Option<Problem>, now: SystemTime) {
+        if note(&mut self.state().unsigned, problem, now) {
             self.changed.notify_one();
         }
     }

@@ -1,5 +1,6 @@
 //! What the passing of time does: certificates, CAs and CRLs near their end are named before it hurts, and a session
-//! whose peer's certificate has expired is ended where `identity.on_expiry` says so.
+//! whose peer's certificate has expired is ended where `identity.on_expiry` says so. Nodes that wait for their renewal
+//! for too long are told of.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::config::OnExpiry;
+use crate::config::Running;
+use crate::control::Renewals;
 use crate::health::{Health, unix};
 use crate::session::Registry;
 use crate::tls::Credentials;
@@ -20,13 +22,18 @@ pub(crate) async fn run(
     credentials: watch::Receiver<Arc<Credentials>>,
     registry: Arc<Registry>,
     health: Arc<Health>,
+    renewals: Option<Arc<Renewals>>,
 ) {
     let mut clock = interval(LOOK);
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         clock.tick().await;
         let credentials = Arc::clone(&credentials.borrow());
-        look(&credentials, &registry, &health, SystemTime::now());
+        let now = SystemTime::now();
+        look(&credentials, &registry, &health, now);
+        if let Some(renewals) = &renewals {
+            health.unsigned(renewals.overdue(now), now);
+        }
     }
 }
 
@@ -38,7 +45,7 @@ fn look(credentials: &Credentials, registry: &Registry, health: &Health, now: Sy
         for certificate in live.certificates() {
             health.met(certificate, now);
         }
-        if credentials.on_expiry() == OnExpiry::Close
+        if credentials.on_expiry() == Running::Close
             && let Err(expired) = live.judge_expiry(credentials, unix(now))
         {
             live.end(*expired);

@@ -4,11 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, User};
 use tempfile::TempDir;
+
+use crate::process::run;
 
 /// A directory with a short path (a socket's name has 107 bytes at most), enterable by all and owned by the
 /// user that PostgreSQL runs as. `PGTLSPROXY_TESTS_KEEP=1` keeps it.
@@ -31,6 +34,35 @@ impl Scratch {
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()
+    }
+}
+
+/// A small file system of its own, gone on drop.
+#[derive(Debug)]
+pub struct Disk(Scratch);
+
+impl Disk {
+    /// Makes one of this size; only root can.
+    pub fn mount(kib: u32) -> Option<Self> {
+        let disk = Self(Scratch::new("disk"));
+        let size = format!("size={kib}k");
+        let mut mount = Command::new("mount");
+        run(mount
+            .args(["-t", "tmpfs", "-o", &size, "none"])
+            .arg(disk.path()))
+        .ok()?;
+        Some(disk)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
 

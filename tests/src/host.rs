@@ -133,6 +133,13 @@ impl Host {
         said(self.command(&["setup", "undo"], &[]).stdin(Stdio::null()))
     }
 
+    /// What the timer of `pgtlsproxy renew` does on each host.
+    pub fn renew(&self) -> Result<String, String> {
+        let mut command = mortal(pgtlsproxy(), "KILL");
+        command.args(["renew", "--config"]);
+        said(command.arg(self.dir().join("pgtlsproxy.toml")))
+    }
+
     /// What is typed when a password is asked for.
     pub fn password(&mut self, text: &str) {
         let path = self.dir.path().with_extension("typed");

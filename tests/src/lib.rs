@@ -30,7 +30,7 @@ pub mod wait;
 pub mod wire;
 
 pub use browser::Browser;
-pub use files::{Scratch, put, reserve_port};
+pub use files::{Disk, Scratch, put, reserve_port};
 pub use host::Host;
 pub use link::Link;
 pub use log::{Log, Mark};

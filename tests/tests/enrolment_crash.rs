@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use testbed::enrolment::{Inviting, inviting_daemon, join};
 use testbed::programs::pgtlsproxy;
-use testbed::{Pki, Scratch, Sidecar, StandIn, run};
+use testbed::{Disk, Pki, Scratch, Sidecar, StandIn, run};
 
 const CONFIG: &str = "pgtlsproxy.toml";
 
@@ -132,28 +132,6 @@ fn killed_at_any_moment_it_can_be_run_again() {
     }
 }
 
-/// A small file system of its own, gone on drop.
-struct Disk(Scratch);
-
-impl Disk {
-    fn mount(kib: u32) -> Option<Self> {
-        let disk = Self(Scratch::new("disk"));
-        let size = format!("size={kib}k");
-        let mut mount = Command::new("mount");
-        run(mount
-            .args(["-t", "tmpfs", "-o", &size, "none"])
-            .arg(disk.0.path()))
-        .ok()?;
-        Some(disk)
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn on_a_full_disk_nothing_is_written_and_the_way_out_is_said() {
     let (pki, daemon) = site();
@@ -164,9 +142,9 @@ fn on_a_full_disk_nothing_is_written_and_the_way_out_is_said() {
             return;
         };
         // All but so many pages are taken.
-        let dir = disk.0.path().join("etc");
+        let dir = disk.path().join("etc");
         fs::create_dir(&dir).unwrap();
-        fs::write(disk.0.path().join("filler"), vec![0; 4096 * (16 - pages)]).ok();
+        fs::write(disk.path().join("filler"), vec![0; 4096 * (16 - pages)]).ok();
         let mut inviting = Inviting::start(&daemon, &pki, &format!("node{pages}"), &[]);
         let token = inviting.token();
         match join(&dir, &token, &[]) {
@@ -187,7 +165,7 @@ fn on_a_full_disk_nothing_is_written_and_the_way_out_is_said() {
                     unused || said.contains("pgtlsproxy invite --replace"),
                     "{pages}: {said}"
                 );
-                fs::remove_file(disk.0.path().join("filler")).unwrap();
+                fs::remove_file(disk.path().join("filler")).unwrap();
                 if !unused {
                     drop(inviting);
                     let name = format!("node{pages}");

@@ -212,6 +212,21 @@ fn synchronous_standby_outlives_renewals_and_the_change_of_the_ca() {
         wait_until("the new CA's certificate to be shown", || {
             shows(&server, &on_standby, &reissued[0])
         });
+        // The stream's handshake was made with leaves of the old CA: it goes on, and is named.
+        both_take("the old CA goes", &|identity, crl| {
+            put(fs::read(new.ca()).unwrap(), &identity.ca);
+            put(fs::read(new.crl()).unwrap(), crl);
+        });
+        for sidecar in [&server, &client] {
+            sidecar.wait_for_log("[R20]");
+        }
+        wait_until("a leaf of the old CA to be refused", || {
+            let mut wire = Wire::tcp(server.address())
+                .tls(Some(&lost), &[ALPN])
+                .unwrap();
+            let _ = wire.try_send(&wire::replication_startup());
+            matches!(wire.ending(), Ending::Alert(_))
+        });
         done.store(true, Ordering::Relaxed);
         load.join().unwrap()
     });
@@ -223,28 +238,29 @@ fn synchronous_standby_outlives_renewals_and_the_change_of_the_ca() {
     standby.catch_up_with(primary);
     let sum = "select count(*), max(id) from t";
     assert_eq!(standby.query(sum), format!("{inserted}|{inserted}"));
+}
 
-    // The old CA goes: the stream's handshake was made with one of its leaves, so that is made anew.
-    for identity in [&on_primary, &on_standby] {
-        put(
-            fs::read(new.crl()).unwrap(),
-            &identity.ca.with_file_name("ca.crl"),
-        );
-        put(fs::read(new.ca()).unwrap(), &identity.ca);
-    }
-    wait_until("a leaf of the old CA to be refused", || {
-        let mut wire = Wire::tcp(server.address())
-            .tls(Some(&lost), &[ALPN])
-            .unwrap();
-        let _ = wire.try_send(&wire::replication_startup());
-        matches!(wire.ending(), Ending::Alert(_))
-    });
-    primary.query("insert into t (filler) values ('by the new CA')");
-    standby.catch_up_with(primary);
-    assert_eq!(
-        standby.query("select count(*) from t"),
-        (inserted + 1).to_string()
-    );
+#[test]
+fn session_of_a_removed_ca_is_ended_where_that_is_wanted() {
+    let (old, new, stand_in) = (Pki::new(), Pki::new(), StandIn::new());
+    let (dir, mut standby) = (Scratch::new("removal"), old.issue("standby"));
+    standby.ca = new.ca().to_owned();
+    let own = new.issue("primary").copied_to(dir.path());
+    let both = [old.ca(), new.ca()].map(|ca| fs::read(ca).unwrap());
+    fs::write(&own.ca, both.concat()).unwrap();
+    let with = format!("{}on_ca_removal = \"close\"\n", own.toml());
+    let config = server_config(&own, stand_in.upstream(), "").replace(&own.toml(), &with);
+    let server = Sidecar::run("server", &config);
+    let mut wire = Wire::direct_tls(server.address(), &standby);
+    wire.send(&wire::replication_startup());
+    let (mut upstream, _) = stand_in.accept_startup();
+    upstream.greet(1, b"key!");
+    wire.read_greeting();
+    put(fs::read(new.ca()).unwrap(), &own.ca);
+    let refusal = wire.read_refusal();
+    assert_eq!(refusal.sqlstate(), "28000");
+    assert!(refusal.text().contains("T17"), "{refusal:?}");
+    upstream.ending();
 }
 
 #[test]

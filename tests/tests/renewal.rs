@@ -2,6 +2,8 @@
 //! keeps a renewal from coming is said in time.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -11,8 +13,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testbed::enrolment::inviting_daemon_at;
 use testbed::renewal::{check, last_serial, own_files, renew, toml_of};
+use testbed::scrape::{Scrape, free_address};
 use testbed::tunnel::client_config;
-use testbed::wire::{self, ALPN_NODE, Wire};
+use testbed::wire::{self, ALPN, ALPN_NODE, Ending, Wire, message};
 use testbed::{
     Identity, Node, Pki, Scratch, Sidecar, StandIn, reserve_port, run, wait_for, wait_until,
 };
@@ -28,21 +31,31 @@ struct Site {
     node: Sidecar,
     own: Identity,
     stand_in: StandIn,
+    /// Of the CA's host.
+    admin: SocketAddr,
     _dirs: [Scratch; 2],
     host_identity: Identity,
 }
 
 impl Site {
     fn new() -> Self {
+        Self::with(DUE)
+    }
+
+    /// With certificates of this time, in seconds from now.
+    fn with((from, until): (i64, i64)) -> Self {
         let (pki, stand_in, port) = (Pki::new(), StandIn::new(), reserve_port());
-        let issue = |name| pki.issue_for_seconds(name, DUE.0, DUE.1);
+        let issue = |name| pki.issue_for_seconds(name, from, until);
         let (host_dir, mut host_identity) = own_files(&pki, &issue("db1"));
         // As setup leaves it: the CA's own files, beside it.
         host_identity.ca = pki.ca();
         let (node_dir, own) = own_files(&pki, &issue("standby1"));
-        let host = inviting_daemon_at(port, &pki, &host_identity, &stand_in.upstream(), "");
+        let admin_address = free_address();
+        let admin = admin(admin_address);
+        let host = inviting_daemon_at(port, &pki, &host_identity, &stand_in.upstream(), &admin);
         let node = Sidecar::run("node", &following(&own, &host, ""));
         Self {
+            admin: admin_address,
             pki,
             port,
             host,
@@ -67,6 +80,17 @@ impl Site {
     fn ask(&self, request: &Value) -> Value {
         Wire::node(self.host.address(), Some(&self.own)).ask_node(request)
     }
+}
+
+fn admin(at: SocketAddr) -> String {
+    format!("[admin]\nsocket = \"status.sock\"\nlisten = \"{at}\"\n")
+}
+
+/// Whether the metrics show one such warning.
+fn is_counted(at: SocketAddr, id: &str) -> bool {
+    Scrape::of(at)
+        .text
+        .contains(&format!("pgtlsproxy_warnings{{id=\"{id}\"}} 1\n"))
 }
 
 fn following(own: &Identity, host: &Sidecar, more: &str) -> String {
@@ -236,6 +260,63 @@ fn nobody_signs_and_the_host_is_gone_and_back() {
 }
 
 #[test]
+fn the_cas_host_warns_of_requests_that_nobody_signs_until_somebody_does() {
+    // Of a life of a minute and a half, a tenth is nine seconds.
+    let site = Site::with((-40, 50));
+    let warned = || {
+        let warnings = site.host.status()["warnings"].clone();
+        let mut found = warnings.as_array().unwrap().iter();
+        found.find(|one| one["id"] == "K27").cloned()
+    };
+    let metric = || is_counted(site.admin, "K27");
+    assert_done(site.node(), "Asked");
+    assert!(warned().is_none() && !metric());
+    let warning = wait_for("the warning", Duration::from_secs(20), warned);
+    let what = warning["what"].as_str().unwrap();
+    assert!(what.contains("standby1"), "{what}");
+    assert!(
+        warning["way_out"]
+            .as_str()
+            .unwrap()
+            .contains("pgtlsproxy renew")
+    );
+    site.host.wait_for_log("K27");
+    assert!(metric());
+    assert_done(site.host(), "Signed for standby1");
+    wait_until("the warning to go", || warned().is_none() && !metric());
+}
+
+#[test]
+fn a_renewal_that_fails_is_told_to_systemd_and_counted() {
+    let (pki, scratch, at) = (Pki::new(), Scratch::new("notify"), free_address());
+    let path = scratch.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let mut told = Vec::new();
+    let mut last_status = || {
+        let mut buffer = [0; 4096];
+        while let Ok(n) = systemd.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            told.extend(text.contains("STATUS=").then_some(text));
+        }
+        told.last().cloned().unwrap_or_default()
+    };
+    let (_dir, own) = own_files(&pki, &pki.issue_for_seconds("standby1", DUE.0, DUE.1));
+    // Nobody listens there.
+    let gone = (Ipv4Addr::LOCALHOST, reserve_port()).into();
+    let config = client_config(&own, gone, &admin(at)).replace(&own.toml(), &toml_of(&own));
+    let env = [("NOTIFY_SOCKET", path.to_str().unwrap())];
+    let node = Sidecar::run_with_env("node", &config, &env);
+    assert!(!is_counted(at, "K20"));
+    assert_failed(renew(&node, None, &[]), &["[K20]", "cannot be reached"]);
+    wait_until("systemd to be told", || {
+        let status = last_status();
+        status.contains("K20") && status.contains("cannot be reached")
+    });
+    assert!(is_counted(at, "K20"));
+}
+
+#[test]
 fn one_who_waits_gets_it_in_one_run() {
     let site = Site::new();
     thread::scope(|scope| {
@@ -389,6 +470,72 @@ fn a_new_ca_comes_with_the_renewal_and_the_old_one_goes() {
     );
     Wire::tcp(site.node.address()).send(&wire::replication_startup());
     site.stand_in.accept_startup();
+}
+
+#[test]
+fn a_new_ca_is_carried_to_all_while_a_standby_streams_and_the_old_one_is_refused() {
+    let primary = Node::primary();
+    let pki = Pki::new();
+    let (_host_dir, mut db1) = own_files(&pki, &pki.issue("db1"));
+    db1.ca = pki.ca();
+    let (_node_dir, own) = own_files(&pki, &pki.issue("standby1"));
+    // Of the old CA, and in date for long.
+    let (_old_dir, old) = own_files(&pki, &pki.issue("standby2"));
+    let socket = primary.socket().display().to_string();
+    let host = inviting_daemon_at(reserve_port(), &pki, &db1, &socket, "");
+    let node = Sidecar::run("node", &following(&own, &host, ""));
+    let standby = Node::standby("standby1", &node.conninfo());
+    primary.wait_for_standby("standby1");
+    let walsender = || primary.query("select pid, backend_start from pg_stat_replication");
+    let before = walsender();
+    primary.query("create table t (stage text)");
+    let arrives = |stage: &str| {
+        primary.query(&format!("insert into t values ('{stage}')"));
+        standby.catch_up_with(&primary);
+        assert_eq!(standby.query("select max(stage) from t"), stage);
+    };
+    let goes_on = |stage: &str| {
+        arrives(stage);
+        assert_eq!(walsender(), before, "{stage}");
+    };
+    let beside = || renew(&host, Some(&pki), &[]);
+    let asking = || renew(&node, None, &[]);
+    let refuses = || {
+        let mut wire = Wire::tcp(host.address()).tls(Some(&old), &[ALPN]).unwrap();
+        // One that is admitted says goodbye at once.
+        let _ = wire.try_send(&wire::replication_startup());
+        let _ = wire.try_send(&message(b'X', b""));
+        matches!(wire.ending(), Ending::Alert(_))
+    };
+    assert!(!refuses());
+    // As between two timers: the daemon has taken what has come.
+    let taken = |daemon: &Sidecar, change: &dyn Fn()| {
+        let mark = daemon.log().mark();
+        change();
+        daemon.log().wait_for_after(mark, "\"reloaded\"");
+    };
+    let rotate = |stage| {
+        pki.certs_tool(&["ca", "rotate", stage]).unwrap();
+    };
+
+    taken(&host, &|| rotate("start"));
+    assert_done(beside(), "Not due");
+    taken(&node, &|| assert_done(asking(), "Trusted from now on"));
+    goes_on("1: start");
+    rotate("switch");
+    taken(&host, &|| assert_done(beside(), "Renewed"));
+    assert_done(asking(), "Asked");
+    assert_done(beside(), "Signed for standby1");
+    taken(&node, &|| assert_done(asking(), "Renewed"));
+    goes_on("2: switch");
+    assert!(!refuses(), "the old CA still counts");
+    // It would hold up the rotation.
+    pki.revoke("standby2");
+    taken(&host, &|| rotate("finish"));
+    assert_done(beside(), "Not due");
+    assert_done(asking(), "Trusted from now on");
+    wait_until("a leaf of the old CA to be refused", refuses);
+    goes_on("3: finish");
 }
 
 #[test]

@@ -96,6 +96,8 @@ fn an_old_primary_comes_back_by_a_copy_and_nothing_of_it_is_deleted() {
     standby.node.catch_up_with(&primary.node);
     fail_over(&standby);
     primary.node.query("create table lost as select 1 as n");
+    let config = primary.dir().join("pgtlsproxy.toml");
+    let before = fs::read(&config).unwrap();
     let refused = primary
         .setup_standby(&["--from", &standby.public()])
         .unwrap_err();
@@ -103,7 +105,10 @@ fn an_old_primary_comes_back_by_a_copy_and_nothing_of_it_is_deleted() {
         refused.contains("[V05]") && refused.contains("--rewind"),
         "{refused}"
     );
-    let said = primary.setup_standby(&["--replace"]).unwrap();
+    assert_eq!(fs::read(&config).unwrap(), before, "{refused}");
+    let said = primary
+        .setup_standby(&["--from", &standby.public(), "--replace"])
+        .unwrap();
     println!("{said}");
     standby.node.wait_for_standby("db1");
     primary.node.catch_up_with(&standby.node);
@@ -131,6 +136,79 @@ fn a_second_standby_joins_as_the_first_did() {
     primary.node.wait_for_standby("standby1");
     let slots = "select count(*) from pg_replication_slots where active";
     assert_eq!(primary.node.query(slots), "2");
+}
+
+#[test]
+fn after_a_failover_every_node_follows_the_new_primary_by_one_command() {
+    for major in [15, 18] {
+        println!("PostgreSQL {major}");
+        let (mut primary, first) = pair(major, &["--rewind"]);
+        let mut second = Host::new("standby2", major);
+        follow(&mut primary, &mut second);
+        let config = || fs::read_to_string(first.dir().join("pgtlsproxy.toml")).unwrap();
+        assert!(!config().contains("cn:standby2"));
+        let said = first.renew().unwrap();
+        assert!(said.contains("Let in from now on: standby2"), "{said}");
+        let now = config();
+        assert!(now.contains("cn:standby2"), "{now}");
+        let said = first.renew().unwrap();
+        assert!(!said.contains("Let in"), "once: {said}");
+        first.node.catch_up_with(&primary.node);
+        second.node.catch_up_with(&primary.node);
+
+        primary.node.stop(testbed::Stop::Immediate);
+        fail_over(&first);
+        let typed = second.typed.len();
+        let said = second.setup_standby(&["--from", &first.public()]).unwrap();
+        println!("{said}");
+        assert_eq!(second.typed.len(), typed + 1);
+        first.node.wait_for_standby("standby2");
+        second.node.catch_up_with(&first.node);
+        assert_eq!(second.node.query("select n from after_failover"), "1");
+        primary
+            .setup_standby(&["--from", &first.public(), "--rewind"])
+            .unwrap();
+        first.node.wait_for_standby("db1");
+        primary.node.catch_up_with(&first.node);
+        assert_eq!(primary.node.query("select n from after_failover"), "1");
+        first.node.wait_for_standby("standby2");
+        // What a person takes out stays out.
+        let without = now.replace("\"cn:standby2\"", "\"cn:nobody\"");
+        fs::write(first.dir().join("pgtlsproxy.toml"), without).unwrap();
+        first.renew().unwrap();
+        assert!(!config().contains("cn:standby2"));
+    }
+}
+
+#[test]
+fn a_copy_that_is_there_is_taken_as_it_is_and_a_dry_run_changes_nothing() {
+    for major in [15, 18] {
+        println!("PostgreSQL {major}");
+        let (primary, mut standby) = pair(major, &[]);
+        stop(&standby);
+        // As a person leaves a copy that he made himself: nothing of it says whom to follow.
+        let own = files(&standby.node.data());
+        let config = standby.dir().join("pgtlsproxy.toml");
+        let toml = fs::read(&config).unwrap();
+        let said = standby
+            .setup_standby(&[
+                "--config-only",
+                "--dry-run",
+                "--from",
+                "db9.example.com:5443",
+            ])
+            .unwrap();
+        println!("{said}");
+        assert!(
+            said.contains("+connect = [\"db9.example.com:5443\"]"),
+            "{said}"
+        );
+        assert_eq!(files(&standby.node.data()), own);
+        assert_eq!(fs::read(&config).unwrap(), toml);
+        let said = standby.setup_standby(&["--config-only"]).unwrap();
+        assert!(said.contains("It streams from"), "{said}");
+        primary.node.wait_for_standby("standby1");
+    }
 }
 
 /// Every file of a directory that a server does not write by itself, with what is in it.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use protocol::escape::escape;
 use protocol::identity::Fingerprint;
-use protocol::node::Voucher;
+use protocol::node::{Nodes, Voucher};
 use rustls_pki_types::CertificateDer;
 
 use super::certify::{Place, files_of};
@@ -16,7 +16,7 @@ use crate::profile::{self, KeyAlgorithm, NodeName, Period};
 use crate::report::{Date, Failure};
 use crate::request::Request;
 use crate::store::Existing;
-use crate::succession::{is_signed_over, vouch};
+use crate::succession::{is_signed_over, sign_list, vouch};
 
 /// A certificate is renewed as long as no more than so many of its name are younger: an answer may be lost on its way,
 /// and an old key must not have new certificates for ever.
@@ -135,6 +135,21 @@ impl Authority {
         };
         let until = Date::now().plus(VOUCHED_FOR);
         Ok(vec![vouch(old.der(), &old.key, new.der(), until)?])
+    }
+
+    /// The signing CA's word which nodes it has: every name of which a certificate counts now.
+    pub fn nodes(&self) -> Result<Nodes, Failure> {
+        let now = Date::now();
+        let mut names: Vec<String> = Ledger::read(&self.directory)?
+            .issued()
+            .into_iter()
+            .filter(|issued| issued.revoked.is_none() && issued.record.not_after > now)
+            .map(|issued| issued.record.name)
+            .collect();
+        names.sort();
+        names.dedup();
+        let (by, until) = (&self.signing, now.plus(VOUCHED_FOR));
+        sign_list(by.der(), &by.key, names, until)
     }
 
     /// The encoding of the certificate of the CA that signs.

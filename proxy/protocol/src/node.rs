@@ -159,6 +159,24 @@ pub struct Certificates {
     pub signing: String,
     /// Why one who trusts a CA may trust the one that follows it.
     pub vouchers: Vec<Voucher>,
+    /// Which nodes there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Nodes>,
+}
+
+/// A CA's word which nodes it has, so that those that joined earlier can let in those that joined later, not for the
+/// sake of whoever brings it. It ends soon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Nodes {
+    /// The common names in their certificates.
+    pub names: Vec<String>,
+    /// The SHA-256 of the CA that says so, in hexadecimal.
+    pub by: String,
+    /// The last second at which it counts (Unix time).
+    pub until: i64,
+    /// The signature of the CA, in hexadecimal.
+    pub signature: String,
 }
 
 /// A CA's word that another one follows it, so that the new one is trusted for its sake and not for that of whoever

@@ -39,6 +39,8 @@ struct Scrape {
     peers: BTreeMap<Arc<str>, (i64, i64)>,
     reloads: (u64, u64),
     last_reload_successful: bool,
+    /// How many stand, by id.
+    warnings: BTreeMap<&'static str, u64>,
     /// In Unix time, of the configuration in use.
     loaded: i64,
 }
@@ -58,7 +60,12 @@ impl Scrape {
         });
         let own = health.validities().into_iter();
         let last = health.last_reload();
+        let mut warnings = BTreeMap::new();
+        for warning in health.warnings() {
+            *warnings.entry(warning.problem.id).or_insert(0) += 1;
+        }
         Self {
+            warnings,
             limit: facts.registry.limit(),
             own: own.filter(|validity| validity.of != Of::Peer).collect(),
             peers,
@@ -293,6 +300,14 @@ impl Scrape {
             Some(Unit::Seconds),
             "When the settings in use were loaded, in Unix time",
             [(Vec::new(), self.loaded)],
+        )?;
+        let warnings = self.warnings.iter();
+        let warnings = warnings.map(|(id, count)| (labels([("id", *id)]), *count));
+        out.gauges(
+            "warnings",
+            None,
+            "Warnings that stand, as `pgtlsproxy status` shows them",
+            warnings,
         )
     }
 }

@@ -45,6 +45,9 @@ fn show(done: &Done) {
     if let Some(cas) = &done.trust {
         eprintln!("Trusted from now on: {}.", cas.join("; "));
     }
+    for name in &done.admitted {
+        eprintln!("Let in from now on: {name}, which has joined.");
+    }
     for one in &done.granted {
         eprintln!("Signed for {}: valid until {}.", one.name, one.until);
     }

@@ -42,6 +42,7 @@ pub(crate) struct Identity {
     pub(crate) crl: Option<PathBuf>,
     pub(crate) crl_expiry: Option<String>,
     pub(crate) on_expiry: Option<String>,
+    pub(crate) on_ca_removal: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

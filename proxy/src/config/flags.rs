@@ -127,6 +127,7 @@ fn file(
             crl: identity.crl.clone(),
             crl_expiry: None,
             on_expiry: None,
+            on_ca_removal: None,
         },
         server,
         client,

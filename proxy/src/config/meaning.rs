@@ -18,7 +18,7 @@ use tracing::level_filters::LevelFilter;
 use super::file::{self, File};
 use super::network::Network;
 use super::{
-    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Node, OnExpiry, Records,
+    Client, Config, CrlExpiry, IdentityFiles, Limits, Log, LogFormat, Node, Records, Running,
     Server, Side, SslNegotiation, Timeouts, Tunnel,
 };
 use crate::net::{ListenAddress, PostgresAddress};
@@ -40,8 +40,14 @@ pub(super) fn interpret(file: File, base: &Path) -> Result<Config, Vec<Problem>>
         on_expiry: findings.one_of(
             "identity.on_expiry",
             file.identity.on_expiry.as_deref(),
-            OnExpiry::Keep,
-            &[("keep", OnExpiry::Keep), ("close", OnExpiry::Close)],
+            Running::Keep,
+            &[("keep", Running::Keep), ("close", Running::Close)],
+        ),
+        on_ca_removal: findings.one_of(
+            "identity.on_ca_removal",
+            file.identity.on_ca_removal.as_deref(),
+            Running::Keep,
+            &[("keep", Running::Keep), ("close", Running::Close)],
         ),
         kept_crl: findings.kept_crl(&file, base),
     };

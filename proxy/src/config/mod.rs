@@ -56,7 +56,8 @@ pub(crate) struct IdentityFiles {
     pub(crate) ca: PathBuf,
     pub(crate) crl: Option<PathBuf>,
     pub(crate) crl_expiry: CrlExpiry,
-    pub(crate) on_expiry: OnExpiry,
+    pub(crate) on_expiry: Running,
+    pub(crate) on_ca_removal: Running,
     /// Where CRLs are kept that came from other nodes; the newer of it and `crl` counts.
     pub(crate) kept_crl: Option<PathBuf>,
 }
@@ -111,12 +112,13 @@ pub(crate) enum CrlExpiry {
     Enforce,
 }
 
-/// What becomes of a live session when the certificate that its peer showed expires.
+/// What becomes of a running session when the certificate that its peer showed would not be accepted any more, though
+/// nobody has revoked it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnExpiry {
+pub(crate) enum Running {
     /// It goes on, with a warning.
     Keep,
-    /// It is ended at that moment.
+    /// It is ended at once.
     Close,
 }
 

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use protocol::certificate::Moment;
 use protocol::escape::escape;
+use protocol::identity::Identity;
 use protocol::node::{Certificates, Refused};
 use tracing::info;
 
@@ -18,6 +20,11 @@ use crate::problem::Problem;
 const MOST: usize = 256;
 /// How long one is held that nobody asks for any more.
 const FORGOTTEN: Duration = Duration::from_secs(8 * 24 * 60 * 60);
+
+/// A request for which nobody has come for so long deserves a look; a certificate of a short life has a tenth of it.
+const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Of those that wait for too long, so many are named.
+const NAMED: usize = 3;
 
 /// All of this process.
 #[derive(Default)]
@@ -37,6 +44,8 @@ struct Held {
     renewal: Renewal,
     ruling: Option<Ruling>,
     asked: SystemTime,
+    /// Since when the node waits for a ruling.
+    since: SystemTime,
 }
 
 impl Held {
@@ -49,6 +58,22 @@ impl Held {
         } = &self.renewal;
         (certificate, request) == (&renewal.certificate, &renewal.request)
     }
+
+    /// Whether nobody has come for it for too long.
+    fn is_overdue(&self, now: SystemTime) -> bool {
+        let waited = now.duration_since(self.since).unwrap_or_default();
+        self.ruling.is_none() && waited > patience(&self.renewal)
+    }
+}
+
+fn patience(renewal: &Renewal) -> Duration {
+    let der = super::from_hex(&renewal.certificate).unwrap_or_default();
+    let life = Identity::parse(&der)
+        .ok()
+        .and_then(|asker| u64::try_from(asker.not_after() - asker.not_before()).ok());
+    life.map_or(PATIENCE, |life| {
+        PATIENCE.min(Duration::from_secs(life / 10))
+    })
 }
 
 /// How a request stands.
@@ -83,6 +108,7 @@ impl Renewals {
             return Ok(match (held.ruling.clone(), news) {
                 (Some(Ruling::Refused { refused }), _) => {
                     held.ruling = None;
+                    held.since = now;
                     Standing::Refused(refused)
                 }
                 (Some(Ruling::Signed { certificate }), Some(news)) => {
@@ -103,12 +129,17 @@ impl Renewals {
             ));
         }
         info!(name = escape(&name), "a node asks for its next certificate");
+        let since = match known.cases.get(&name) {
+            Some(held) if held.ruling.is_none() => held.since,
+            _ => now,
+        };
         known.cases.insert(
             name,
             Held {
                 renewal,
                 ruling: None,
                 asked: now,
+                since,
             },
         );
         Ok(waits)
@@ -125,6 +156,46 @@ impl Renewals {
             .collect();
         waiting.sort_by_key(|held| held.asked);
         waiting.iter().map(|held| held.renewal.clone()).collect()
+    }
+
+    /// A warning if nodes wait and nobody has come to sign for too long.
+    pub(crate) fn overdue(&self, now: SystemTime) -> Option<Problem> {
+        let known = self.known();
+        let mut late: Vec<(SystemTime, &String)> = known
+            .cases
+            .iter()
+            .filter(|(_, held)| held.is_overdue(now))
+            .map(|(name, held)| (held.since, name))
+            .collect();
+        late.sort();
+        let (first, _) = late.first()?;
+        let moment = |at| Moment::new(unix(at), unix(now));
+        let named: Vec<String> = late
+            .iter()
+            .take(NAMED)
+            .map(|(_, name)| escape(name))
+            .collect();
+        let more = match late.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let signed = match known.signed {
+            Some(signed) => format!("somebody came to sign last at {}", moment(signed)),
+            None => "nobody has come to sign since this daemon was started".to_owned(),
+        };
+        let since = moment(*first);
+        Some(
+            Problem::new(
+                "K27",
+                format!(
+                    "unsigned requests for renewal wait since {since}: {}{more}",
+                    named.join(", ")
+                ),
+                signed,
+                "on this host, as root: pgtlsproxy renew; systemctl status pgtlsproxy-renew.timer",
+            )
+            .warning(),
+        )
     }
 
     /// Keeps the ruling for the node; one that has asked for something else since gets none.
@@ -224,6 +295,32 @@ mod tests {
         assert!(matches!(hand_in(), Standing::Refused(_)));
         assert!(matches!(hand_in(), Standing::Waits { .. }));
         assert_eq!(renewals.waiting().len(), 1);
+    }
+
+    #[test]
+    fn who_waits_for_long_is_told_of_until_somebody_signs() {
+        let renewals = Renewals::default();
+        let overdue = |after| renewals.overdue(SystemTime::now() + after);
+        let minute = Duration::from_secs(60);
+        for n in 0..5 {
+            let asked = renewal("1", &n.to_string());
+            renewals.hand_in(n.to_string(), asked).unwrap();
+        }
+        assert!(overdue(PATIENCE - minute).is_none());
+        let told = overdue(PATIENCE + minute).unwrap();
+        assert!(!told.is_error() && told.id == "K27");
+        assert!(told.what.contains("and 2 more"), "{}", told.what);
+        assert!(told.why.contains("nobody has come"), "{}", told.why);
+        // Another request of the same node does not begin anew.
+        let since = renewals.known().cases["0"].since;
+        renewals
+            .hand_in("0".to_owned(), renewal("1", "new"))
+            .unwrap();
+        assert_eq!(renewals.known().cases["0"].since, since);
+        for waiting in renewals.waiting() {
+            renewals.rule(&waiting, signed());
+        }
+        assert!(overdue(PATIENCE + minute).is_none());
     }
 
     #[test]

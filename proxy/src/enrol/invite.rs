@@ -32,6 +32,7 @@ use crate::net::Target;
 use crate::node::to_pem;
 use crate::problem::Problem;
 use crate::reload::{Checked, load};
+use crate::renew::tell;
 use crate::tls::merge;
 
 /// Wrong proofs until the invitation is void.
@@ -175,6 +176,7 @@ impl Opened {
             .and_then(|hang_up| Interrupt::then(hang_up).map_err(|problem| vec![problem]))?;
         let joined = self.wait_for_the_node(told);
         let Err(problems) = joined else {
+            self.tell_the_others();
             return joined;
         };
         let mut problems = if interrupt.came() {
@@ -191,6 +193,18 @@ impl Opened {
             problems.extend(more);
         }
         Err(problems)
+    }
+
+    /// The nodes that joined earlier hear of the new one when they ask the next time. What fails here, the timer of
+    /// `pgtlsproxy renew` makes good.
+    fn tell_the_others(&self) {
+        let Invite { directory, .. } = &self.invite;
+        let told = control_socket(&self.checked.config, directory)
+            .map_err(|problem| vec![problem])
+            .and_then(|socket| tell(&self.authority, &socket));
+        for problem in told.err().into_iter().flatten() {
+            eprintln!("warning: {}", problem.warning());
+        }
     }
 
     fn take_rule_back(&self) -> Result<(), Vec<Problem>> {

@@ -10,6 +10,7 @@ mod host;
 mod install;
 mod invite;
 mod join;
+mod members;
 mod proof;
 mod rules;
 mod token;
@@ -23,6 +24,7 @@ pub(crate) use dismiss::{Going, dismiss, without};
 pub(crate) use host::own as rule_name;
 pub(crate) use invite::{Invite, Opened, control_socket, pending};
 pub(crate) use join::{Join, Member};
+pub(crate) use members::admit_nodes;
 pub(crate) use rules::Written;
 pub(crate) use withdraw::{left_over, withdraw};
 

@@ -1,5 +1,6 @@
 //! The PostgreSQL beside the CA: the slot that setup made for the node, and the settings that still wait for it.
 
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ pub(super) struct Site {
     cluster: Cluster,
     name: String,
     slot: String,
+    /// Of setup.
+    state_directory: PathBuf,
 }
 
 impl Site {
@@ -57,6 +60,7 @@ impl Site {
             cluster,
             slot: setup::slot_name(&name),
             name,
+            state_directory: state,
         })
     }
 
@@ -81,7 +85,12 @@ impl Site {
                 Err(problem) => return Step::Remains(problem),
             };
             match state {
-                SlotState::Absent => return Step::WasSo(format!("no slot {} is there", self.slot)),
+                SlotState::Absent => {
+                    return match self.forget_making() {
+                        Ok(()) => Step::WasSo(format!("no slot {} is there", self.slot)),
+                        Err(problem) => Step::Remains(problem),
+                    };
+                }
                 SlotState::OfAnotherKind => {
                     return Step::Note(Problem::new(
                         "M15",
@@ -97,7 +106,12 @@ impl Site {
                     ));
                 }
                 SlotState::Idle => match self.server.drop_slot(&self.slot) {
-                    Ok(true) => return Step::Done(format!("slot {} dropped", self.slot)),
+                    Ok(true) => {
+                        return match self.forget_making() {
+                            Ok(()) => Step::Done(format!("slot {} dropped", self.slot)),
+                            Err(problem) => Step::Remains(problem),
+                        };
+                    }
                     // It was taken, or is gone, since it was looked at.
                     Ok(false) => {}
                     Err(problem) => return Step::Remains(problem),
@@ -114,6 +128,14 @@ impl Site {
             }
             sleep(PAUSE);
         }
+    }
+
+    /// `setup undo` must not drop what somebody makes under that name later.
+    fn forget_making(&self) -> Result<(), Problem> {
+        if !self.state_directory.is_dir() {
+            return Ok(());
+        }
+        Journal::open(&self.state_directory)?.strike_sql(&setup::making_slot(&self.slot))
     }
 
     /// Names settings that wait for the node, and says whether commits hang for it.

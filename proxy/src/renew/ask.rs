@@ -54,6 +54,7 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
         },
         trust: None,
         granted: Vec::new(),
+        admitted: Vec::new(),
         problems: Vec::new(),
     };
     if !due.is_now() && !Candidate::waits(files) {
@@ -65,6 +66,7 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
         match installed {
             Ok((trust, came)) => {
                 done.trust = trust;
+                renew.admit(checked, &came, &mut done);
                 if !signs_anew(&came, &due) {
                     forget_note(files);
                     return Ok(done);
@@ -87,6 +89,7 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
                 let trust = trust.map_err(|problem| failed(&problem))?;
                 forget_note(files);
                 done.trust = trust.or(done.trust);
+                renew.admit(checked, &came, &mut done);
                 let until = super::leaf_of(&files.cert)
                     .and_then(|leaf| protocol::identity::Identity::parse(&leaf).ok())
                     .map_or(due.until, |new| Date::from_unix(new.not_after()));

@@ -83,10 +83,14 @@ impl Candidate {
 /// only half written goes. Nobody else is at it.
 pub(super) fn tidy(files: &IdentityFiles) -> io::Result<()> {
     let next = files.next_key();
-    if let (Ok(key), Some(leaf)) = (fs::read(&next).map(Zeroizing::new), leaf_of(&files.cert))
-        && succession::is_key_of(&key, &leaf)
-    {
-        install::swap_key(files)?;
+    let text = fs::read_to_string(&next).map(Zeroizing::new);
+    if let (Ok(text), Some(leaf)) = (text, leaf_of(&files.cert)) {
+        let key = text
+            .split_once(REQUEST)
+            .map_or(text.as_str(), |(key, _)| key);
+        if succession::is_key_of(key.as_bytes(), &leaf) {
+            install::swap_key(files, key)?;
+        }
     }
     let paths = files.paths();
     for directory in paths.iter().filter_map(|path| path.parent()) {

@@ -98,12 +98,9 @@ pub(super) fn install(
             put_cas(&both)?;
         }
         if let Some(candidate) = candidate {
-            let next = files.next_key();
-            put(&next, candidate.key.as_bytes(), &files.key)
-                .map_err(|error| (&*files.key, error))?;
             put(&files.cert, came.certificate.as_bytes(), &files.cert)
                 .map_err(|error| (&*files.cert, error))?;
-            swap_key(files).map_err(|error| (&*files.key, error))?;
+            swap_key(files, &candidate.key).map_err(|error| (&*files.key, error))?;
         }
         put_cas(&cas)?;
         put_lists(&own_lists)
@@ -116,11 +113,12 @@ pub(super) fn install(
     })
 }
 
-/// Puts the next key in the place of the one before. Until then it counts where it lies.
-pub(super) fn swap_key(files: &IdentityFiles) -> io::Result<()> {
-    let target = fs::canonicalize(&files.key)?;
-    fs::rename(files.next_key(), &target)?;
-    sync_directory(&target)
+/// Puts the next key in the place of the one before. Until then it counts where it lies, with the request behind it.
+pub(super) fn swap_key(files: &IdentityFiles, key: &str) -> io::Result<()> {
+    put(&files.key, key.as_bytes(), &files.key)?;
+    let next = files.next_key();
+    fs::remove_file(&next)?;
+    sync_directory(&next)
 }
 
 /// Writes a file whole, with owner, group and mode of another one, which it replaces or lies beside.
@@ -211,6 +209,8 @@ fn stage(
     let place = files.cert.parent().unwrap_or_else(|| Path::new("."));
     let directory = Builder::new()
         .prefix(PREFIX)
+        // Whatever the umask is.
+        .permissions(Permissions::from_mode(0o700))
         .tempdir_in(place)
         .map_err(failed)?;
     let path = |name: &str| directory.path().join(name);

@@ -23,15 +23,17 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use protocol::certificate::{Certificate, Moment};
 use protocol::identity::{Fingerprint, Identity};
+use protocol::node::Certificates;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::config::{Config, IdentityFiles, Source};
+use crate::enrol::admit_nodes;
 use crate::problem::Problem;
 use crate::reload::{Checked, read};
 use crate::tls::Unrenewed;
 
-pub(crate) use sign::Granted;
+pub(crate) use sign::{Granted, tell};
 pub(crate) use unit::{TIMER_UNIT, missing_units, timer_is_installed};
 
 /// A request that nobody has signed for this part of the certificate's life deserves a look.
@@ -54,6 +56,8 @@ pub(crate) struct Done {
     pub(crate) trust: Option<Vec<String>>,
     /// What was granted to other nodes, beside the CA.
     pub(crate) granted: Vec<Granted>,
+    /// Nodes that joined later, and are admitted from now on.
+    pub(crate) admitted: Vec<String>,
     /// What did not work and is no failure of this node's own renewal.
     pub(crate) problems: Vec<Problem>,
 }
@@ -85,6 +89,7 @@ impl Renew {
                 own: Own::Busy,
                 trust: None,
                 granted: Vec::new(),
+                admitted: Vec::new(),
                 problems: Vec::new(),
             });
         };
@@ -96,6 +101,20 @@ impl Renew {
             sign::run(self, &checked)
         } else {
             ask::run(self, &checked)
+        }
+    }
+
+    /// Lets in the nodes that have joined since the last time, on the word of a CA that was trusted before.
+    fn admit(&self, checked: &Checked, came: &Certificates, done: &mut Done) {
+        let directory = self.config.parent().unwrap_or_else(|| Path::new("."));
+        let Some(nodes) = &came.nodes else {
+            return;
+        };
+        match admit_nodes(directory, checked, nodes) {
+            Ok(admitted) => done.admitted = admitted,
+            Err(problems) => done
+                .problems
+                .extend(problems.into_iter().map(Problem::warning)),
         }
     }
 }

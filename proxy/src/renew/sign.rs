@@ -46,6 +46,7 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
             own,
             trust,
             granted,
+            admitted: Vec::new(),
             problems,
         }),
         Err(own) => Err(own.into_iter().chain(problems).collect()),
@@ -135,16 +136,21 @@ fn grant(authority: &Authority, socket: &Path, problems: &mut Vec<Problem>) -> V
             };
             daemon.say(&ruling)?;
         }
-        let news = news(authority).map_err(|problem| vec![problem])?;
-        match Daemon::ask(socket, Ask::News(Box::new(news)))?.reply()? {
-            Reply::Done => Ok(()),
-            other => Err(vec![unexpected(&other)]),
-        }
+        tell(authority, socket)
     };
     if let Err(talk) = talk() {
         problems.extend(talk);
     }
     granted
+}
+
+/// Has the daemon tell every node what is new of the CA and of its nodes.
+pub(crate) fn tell(authority: &Authority, socket: &Path) -> Result<(), Vec<Problem>> {
+    let news = news(authority).map_err(|problem| vec![problem])?;
+    match Daemon::ask(socket, Ask::News(Box::new(news)))?.reply()? {
+        Reply::Done => Ok(()),
+        other => Err(vec![unexpected(&other)]),
+    }
 }
 
 fn rule(authority: &Authority, renewal: &Renewal) -> Result<(Granted, String), Problem> {
@@ -176,6 +182,7 @@ fn news(authority: &Authority) -> Result<Certificates, Problem> {
         vouchers: authority
             .vouchers()
             .map_err(|failure| of_failure(&failure))?,
+        nodes: Some(authority.nodes().map_err(|failure| of_failure(&failure))?),
     })
 }
 

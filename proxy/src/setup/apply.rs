@@ -202,6 +202,16 @@ impl Journal {
         self.save()
     }
 
+    /// Forgets it: what it would take back is gone, and what is made anew under that name is another's.
+    pub(crate) fn strike_sql(&mut self, what: &str) -> Result<(), Problem> {
+        let before = self.content.sql.len();
+        self.content.sql.retain(|entry| entry.what != what);
+        if self.content.sql.len() == before {
+            return Ok(());
+        }
+        self.save()
+    }
+
     /// Notes that CA and certificate are about to be made, or that they are made; whether an earlier run was killed then.
     pub(crate) fn note_certificates(&mut self, making: bool) -> Result<bool, Problem> {
         let before = std::mem::replace(&mut self.content.making_certificates, making);

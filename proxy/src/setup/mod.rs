@@ -30,7 +30,9 @@ pub(crate) use facts::{Facts, gather};
 pub(crate) use files::{Disk, Place};
 pub(crate) use find::{Cluster, Wanted, find};
 pub(crate) use leave::{SlotState, who_waits};
-pub(crate) use plan::{FileChange, LoginBy, SqlChange, Wishes, primary as plan_primary, slot_name};
+pub(crate) use plan::{
+    FileChange, LoginBy, SqlChange, Wishes, making_slot, primary as plan_primary, slot_name,
+};
 pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, UndoReport, json};
 pub(crate) use server::{Server, restart};
 pub(crate) use service::{by_systemd, ensure_user, start_unit};

@@ -93,6 +93,11 @@ impl Plan {
     }
 }
 
+/// What the journal says of a slot's making.
+pub(crate) fn making_slot(slot: &str) -> String {
+    format!("create replication slot {slot}")
+}
+
 /// The name of the slot of a standby: slots know lower-case letters, digits and underscores.
 pub(crate) fn slot_name(standby: &str) -> String {
     let letter = |c: char| match c.to_ascii_lowercase() {
@@ -594,7 +599,7 @@ fn sql(facts: &Facts, wishes: &Wishes, plan: &mut Plan) {
             let reserve = if facts.major >= V9_6 { ", true" } else { "" };
             let slot = literal(&name);
             plan.sql.push(SqlChange {
-                what: format!("create replication slot {name}"),
+                what: making_slot(&name),
                 sql: format!("SELECT pg_create_physical_replication_slot({slot}{reserve})").into(),
                 undo: Some(format!(
                     "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot} AND NOT active"

@@ -5,14 +5,18 @@ use std::io;
 use std::time::Duration;
 
 use protocol::error_response::Refusal;
+use protocol::escape::escape;
 use protocol::identity::Identity;
-use tokio_rustls::rustls::Error;
 use tokio_rustls::rustls::client::danger::ServerCertVerifier;
+use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{CertificateError, Error};
+use tracing::warn;
 
 use super::explain::{explain_handshake, now};
 use super::{Credentials, PeerCertificate};
-use crate::config::OnExpiry;
+use crate::config::Running;
 
 impl Credentials {
     /// Whether a handshake with this client would succeed now; why not.
@@ -21,6 +25,7 @@ impl Credentials {
         self.client_verifier()
             .verify_client_cert(leaf, intermediates, self.time_for(peer))
             .map(|_| ())
+            .or_else(|error| self.without_its_ca(peer, error))
             .map_err(|error| explained(error, leaf, None))
     }
 
@@ -34,23 +39,40 @@ impl Credentials {
         ServerName::try_from(name)
             .map_err(|error| Error::General(error.to_string()))
             .and_then(|name| {
-                self.server_verifier().verify_server_cert(
-                    leaf,
-                    intermediates,
-                    &name,
-                    &[],
-                    self.time_for(peer),
-                )
+                let time = self.time_for(peer);
+                self.server_verifier()
+                    .verify_server_cert(leaf, intermediates, &name, &[], time)
+                    .map(|_| ())
+                    .or_else(|error| {
+                        self.without_its_ca(peer, error)?;
+                        verify_server_name(&ParsedCertificate::try_from(leaf)?, &name)
+                    })
             })
-            .map(|_| ())
             .map_err(|error| explained(error, leaf, Some(name)))
+    }
+
+    /// A live session was admitted by a CA that was trusted then. At the end of a rotation that CA goes, and takes no
+    /// stream with it: its leaves are refused to whoever connects anew, and were not revoked.
+    fn without_its_ca(&self, peer: &PeerCertificate, error: Error) -> Result<(), Error> {
+        let is_gone = matches!(
+            error,
+            Error::InvalidCertificate(CertificateError::UnknownIssuer)
+        );
+        if !is_gone || self.on_ca_removal() == Running::Close {
+            return Err(error);
+        }
+        warn!(
+            identity = escape(peer.identity.to_string()),
+            "a session goes on whose certificate is of a CA that is trusted no more; a restart ends it [R20]"
+        );
+        Ok(())
     }
 
     /// The moment at which the certificate is judged.
     fn time_for(&self, peer: &PeerCertificate) -> UnixTime {
         match self.on_expiry() {
-            OnExpiry::Close => UnixTime::now(),
-            OnExpiry::Keep => within_validity(&peer.chain, now()),
+            Running::Close => UnixTime::now(),
+            Running::Keep => within_validity(&peer.chain, now()),
         }
     }
 }

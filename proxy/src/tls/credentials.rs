@@ -27,7 +27,7 @@ use super::crls::{Merged, merge};
 use super::explain::{explain_handshake, now};
 use super::papers::{Paper, Unrenewed};
 use super::provider::provider;
-use crate::config::{CrlExpiry, IdentityFiles, OnExpiry};
+use crate::config::{CrlExpiry, IdentityFiles, Running};
 use crate::health::Of;
 use crate::problem::Problem;
 use crate::watch::LARGEST_FILE;
@@ -44,7 +44,8 @@ pub(crate) struct Credentials {
     verifiers: Verifiers,
     authorities: Vec<CertificateDer<'static>>,
     crls: Vec<CertificateRevocationListDer<'static>>,
-    on_expiry: OnExpiry,
+    on_expiry: Running,
+    on_ca_removal: Running,
     crl_expiry: CrlExpiry,
     papers: Vec<Paper>,
 }
@@ -111,6 +112,7 @@ impl Credentials {
                     authorities: cas,
                     crls,
                     on_expiry: files.on_expiry,
+                    on_ca_removal: files.on_ca_removal,
                     crl_expiry: files.crl_expiry,
                     papers,
                 },
@@ -128,8 +130,13 @@ impl Credentials {
     }
 
     /// What becomes of a live session whose peer's certificate expires.
-    pub(crate) fn on_expiry(&self) -> OnExpiry {
+    pub(crate) fn on_expiry(&self) -> Running {
         self.on_expiry
+    }
+
+    /// What becomes of a live session whose peer's CA is trusted no more.
+    pub(crate) fn on_ca_removal(&self) -> Running {
+        self.on_ca_removal
     }
 
     /// Our certificates, CAs and CRLs, whose time runs.

@@ -7,7 +7,7 @@ use super::super::apply::{Rights, SqlEntry};
 use super::super::conf;
 use super::super::facts;
 use super::super::files::Disk;
-use super::super::plan::{self, FileChange, LoginBy, Wishes, slot_name};
+use super::super::plan::{self, FileChange, LoginBy, Wishes, making_slot, slot_name};
 use super::super::server::{Server, as_owner, literal, output_of, restart};
 use super::super::validate::apply_files;
 use super::super::version::{Thing, V10, V13, has};
@@ -154,7 +154,7 @@ impl Work<'_> {
                 continue;
             }
             let slot = literal(&name);
-            let what = format!("create replication slot {name}");
+            let what = making_slot(&name);
             self.journal.note_sql(SqlEntry {
                 what: what.clone(),
                 undo: format!(

@@ -13,6 +13,7 @@ mod recovery;
 mod rewind;
 mod upstream;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -152,14 +153,53 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
     }
     let mut journal = Journal::open(&wishes.dir.join("setup")).map_err(one)?;
     journal.note_cluster(&place.cluster.data).map_err(one)?;
+    let mut before = None;
     if let Some(target) = &wishes.from {
         let change =
             node::following(&wishes.dir, target, &place.cluster.owner.name).map_err(one)?;
         if let Some(change) = change {
+            before = fs::read(&change.path).ok().map(|new| FileChange {
+                path: change.path.clone(),
+                new,
+            });
             turn(&mut journal, &change)?;
             eprintln!("it follows {target}");
         }
     }
+    let prepared = prepare(wishes, place, journal);
+    if let (Err(_), Some(before)) = (&prepared, &before) {
+        turn_back(wishes, before)?;
+    }
+    let (mut work, step) = prepared?;
+    let begun = work.take(step)?;
+    let changed = work.configure()? | begun;
+    work.finish(changed)
+}
+
+/// What is refused leaves the tunnel as it was.
+fn turn_back(wishes: &StandbyWishes, before: &FileChange) -> Result<(), Vec<Problem>> {
+    // Before it had a client tunnel, there is no node to load.
+    let control = Node::load(&wishes.dir)?.control;
+    let mut journal = Journal::open(&wishes.dir.join("setup")).map_err(one)?;
+    let rights = Rights {
+        mode: 0o644,
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+    };
+    journal.write(before, rights).map_err(one)?;
+    eprintln!("{} is as it was", before.path.display());
+    if let Some(control) = control.filter(|path| path.exists()) {
+        Daemon::ask(&control, Ask::Reload)?.reply()?;
+    }
+    Ok(())
+}
+
+/// Everything up to the first step, which is the last place where this can be refused with nothing changed.
+fn prepare(
+    wishes: &StandbyWishes,
+    mut place: Place,
+    mut journal: Journal,
+) -> Result<(Work<'_>, Step), Vec<Problem>> {
     let node = Node::load(&wishes.dir)?;
     if !upstream::is_open(&node.door.0, node.door.1, node.local) {
         service::ensure(
@@ -179,7 +219,7 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
     let major = place.cluster.major;
     let bounded = has(major, Thing::SlotBound) || wishes.slot;
     let slot = (has(major, Thing::Slots) && bounded).then(|| slot_name(&node.name));
-    let mut work = Work {
+    let work = Work {
         wishes,
         node,
         role,
@@ -191,9 +231,7 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
         journal,
     };
     let step = work.step().map_err(one)?;
-    let begun = work.take(step)?;
-    let changed = work.configure()? | begun;
-    work.finish(changed)
+    Ok((work, step))
 }
 
 /// Changes the proxy's configuration, and has the daemon take it.
@@ -237,7 +275,7 @@ fn way_to_primary(
             gid: owner.gid.as_raw(),
         };
         let new = line.into_bytes();
-        if std::fs::read(&path).ok().as_ref() != Some(&new) {
+        if fs::read(&path).ok().as_ref() != Some(&new) {
             let change = FileChange {
                 path: path.clone(),
                 new,
@@ -396,7 +434,7 @@ impl Work<'_> {
     /// Takes it; true if the data directory is another now.
     fn take(&mut self, step: Step) -> Result<bool, Vec<Problem>> {
         match step {
-            Step::Nothing => return Ok(false),
+            Step::Nothing => return self.claim_slot().map_err(one),
             Step::Copy => {
                 self.copy().map_err(one)?;
                 self.exchange()?;
@@ -405,6 +443,18 @@ impl Work<'_> {
             Step::Rewind => self.rewind()?,
         }
         Ok(true)
+    }
+
+    /// The upstream may be another than before, and may have no slot yet for this node; true if it was made now.
+    fn claim_slot(&self) -> Result<bool, Problem> {
+        let Some(slot) = &self.slot else {
+            return Ok(false);
+        };
+        let made = self.upstream.make_slot(slot, self.major(), false)?;
+        if made {
+            eprintln!("made replication slot {slot} at {}", self.node.upstream());
+        }
+        Ok(made)
     }
 
     fn major(&self) -> Major {
@@ -509,7 +559,14 @@ fn show(wishes: &StandbyWishes, place: &Place) -> Result<Ended, Vec<Problem>> {
         Way::Rewind | Way::AsItIs => false,
     };
     if let Some(target) = &wishes.from {
-        eprintln!("# {}: connect = [\"{target}\"]", node.config.display());
+        let owner = &place.cluster.owner.name;
+        if let Some(change) = node::following(&wishes.dir, target, owner).map_err(one)? {
+            let old = fs::read(&change.path).ok();
+            eprint!(
+                "{}",
+                super::unified(&change.path, old.as_deref(), &change.new)
+            );
+        }
     }
     if copies {
         eprintln!("# pg_basebackup from {} as {role}", node.upstream());

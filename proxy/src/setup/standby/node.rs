@@ -25,7 +25,6 @@ const ROLE: &str = "replicator";
 pub(super) struct Node {
     /// The common name of its certificate.
     pub(super) name: String,
-    pub(super) config: PathBuf,
     /// Where its PostgreSQL connects: the directory of a Unix socket or an address, and the port.
     pub(super) door: (String, u16),
     /// Whether the door is a Unix socket.
@@ -107,7 +106,6 @@ impl Node {
         };
         Ok(Self {
             name: name.unwrap_or_else(|| host.clone()),
-            config,
             door: (host, port),
             local: matches!(listen, ListenAddress::Unix(_)),
             targets: client.targets.clone(),
