@@ -80,6 +80,21 @@ pub(crate) enum Measurement {
         #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
         sessions: u32,
     },
+    /// Monitoring of many sessions: what an answer costs, and whether a round trip beside it notices
+    #[command(after_help = "Example:\n  pgtlsproxy-bench scrape --sessions 1000 --report report")]
+    Scrape {
+        #[command(flatten)]
+        common: Common,
+        /// Replication sessions that are open meanwhile, each with a status update every 10 s
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+        sessions: u32,
+        /// Round trips due per second
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        rate: u32,
+        /// Seconds of a window; a cell has two with scrapes and two without
+        #[arg(long, value_name = "N", default_value_t = 5.0)]
+        seconds: f64,
+    },
     /// Real PostgreSQL: base backup, pg_receivewal, a discarding receiver, commits that wait for a standby
     #[command(
         after_help = "Example:\n  pgtlsproxy-bench replication --against direct,native,nginx --repetitions 5 --report report"
@@ -201,6 +216,7 @@ impl Measurement {
             | Self::Latency { common, .. }
             | Self::Connect { common, .. }
             | Self::Idle { common, .. }
+            | Self::Scrape { common, .. }
             | Self::Replication { common, .. } => common,
         }
     }

@@ -39,6 +39,16 @@ pub(crate) enum Measure {
     PssAfter,
     TransactionsPerSecond,
     CpuPerTransaction,
+    ScrapedP50,
+    ScrapedP99,
+    ScrapedToQuietP50,
+    ScrapedToQuietP99,
+    CpuPerScrape,
+    CpuPerScrapeServer,
+    CpuPerScrapeClient,
+    ScrapeTakes,
+    ScrapeTakesAtMost,
+    ScrapeSize,
     OtherWork,
 }
 
@@ -72,6 +82,16 @@ impl Measure {
             Self::PssPerSessionClient => ("memory, client", "KiB/session", 1),
             Self::PssAfter => ("left after they closed", "KiB/session", 1),
             Self::TransactionsPerSecond => ("rate", "transactions/s", 0),
+            Self::ScrapedP50 => ("p50 while scraped", "µs", 1),
+            Self::ScrapedP99 => ("p99 while scraped", "µs", 1),
+            Self::ScrapedToQuietP50 => ("p50 while scraped, to that without", "×", 2),
+            Self::ScrapedToQuietP99 => ("p99 while scraped, to that without", "×", 2),
+            Self::CpuPerScrape => ("CPU, both sides", "ms/scrape of each", 2),
+            Self::CpuPerScrapeServer => ("CPU, server", "ms/scrape", 2),
+            Self::CpuPerScrapeClient => ("CPU, client", "ms/scrape", 2),
+            Self::ScrapeTakes => ("until the answer is read, median", "ms", 2),
+            Self::ScrapeTakesAtMost => ("until the answer is read, longest", "ms", 2),
+            Self::ScrapeSize => ("size of the answer", "KiB", 1),
             Self::OtherWork => ("other work on the machine", "% of it", 0),
             Self::CpuPerTransaction => ("CPU, both sides", "µs/transaction", 0),
         }
@@ -91,6 +111,11 @@ impl Measure {
                 | Self::ConnectionsPerSecond
                 | Self::PssPerSession
                 | Self::TransactionsPerSecond
+                | Self::ScrapedP50
+                | Self::ScrapedP99
+                | Self::ScrapedToQuietP50
+                | Self::ScrapedToQuietP99
+                | Self::CpuPerScrape
         )
     }
 

@@ -86,6 +86,41 @@ fn throughput_and_latency_share_a_report() {
     }
 }
 
+#[test]
+fn scrapes_and_round_trips_beside_sessions_are_told() {
+    let output = bench(&[
+        "scrape",
+        "--sessions",
+        "20",
+        "--rate",
+        "200",
+        "--seconds",
+        "0.5",
+        "--repetitions",
+        "1",
+        "--json",
+    ]);
+    let cells = cells(&output);
+    let ours = names(&["pgtlsproxy"]);
+    for measure in [
+        "p99",
+        "scraped_p99",
+        "scraped_to_quiet_p99",
+        "cpu_per_scrape",
+        "scrape_takes",
+    ] {
+        assert_eq!(contenders(&cells, measure), ours, "{measure}");
+    }
+    // The snapshot tells each session, the metrics only their sums.
+    let size = |path: &str| {
+        let asked = |cell: &&Value| cell["workload"].as_str().unwrap().starts_with(path);
+        let cell = cells.iter().find(asked).unwrap();
+        cell["measures"]["scrape_size"].as_f64().unwrap()
+    };
+    assert!(size("/metrics") > 1.0);
+    assert!(size("/status.json") > size("/metrics"));
+}
+
 /// Killed on drop.
 struct Backend(Child, String);
 

@@ -235,6 +235,15 @@ impl Wire {
         shown.expect("a certificate")[0].clone()
     }
 
+    /// What lies under TLS, to take records without opening them.
+    pub fn under_tls(self) -> TcpStream {
+        match self.0 {
+            Transport::TlsClient(stream) => stream.sock,
+            Transport::TlsServer(stream) => stream.sock,
+            other => panic!("there is no TLS on {other:?}"),
+        }
+    }
+
     fn into_tcp(self) -> TcpStream {
         match self.0 {
             Transport::Tcp(stream) => stream,

@@ -8,6 +8,7 @@ use super::Running;
 pub(super) fn none_before(backend: SocketAddr) -> Running {
     Running {
         entry: backend,
+        admin: None,
         server: None,
         client: None,
     }

@@ -60,6 +60,8 @@ pub(crate) struct Workshop {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) entry: SocketAddr,
+    /// Where server and client answer monitoring over HTTP; ours alone do.
+    pub(crate) admin: Option<[SocketAddr; 2]>,
     server: Option<Process>,
     client: Option<Process>,
 }

@@ -1,4 +1,5 @@
-//! Our own two sidecars, as they come: only the limit on sessions is raised, for thousands of idle ones.
+//! Our own two sidecars, as they come: only the limit on sessions is raised, for thousands of idle ones, and they answer
+//! monitoring, which is asked in the scenario `scrape` alone.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -18,15 +19,26 @@ pub(super) fn launch(
         Records::InPlace => "[relay]\nrecords = \"in_place\"",
     };
     let (tls, entry) = (free_address(), free_address());
+    let admin = [free_address(), free_address()];
     let server = workshop.configure(
         "pgtlsproxy-server.toml",
         include_str!("pgtlsproxy-server.toml"),
-        &[("LISTEN", &tls), ("BACKEND", &backend), ("RELAY", &relay)],
+        &[
+            ("LISTEN", &tls),
+            ("BACKEND", &backend),
+            ("ADMIN", &admin[0]),
+            ("RELAY", &relay),
+        ],
     )?;
     let client = workshop.configure(
         "pgtlsproxy-client.toml",
         include_str!("pgtlsproxy-client.toml"),
-        &[("LISTEN", &entry), ("CONNECT", &tls), ("RELAY", &relay)],
+        &[
+            ("LISTEN", &entry),
+            ("CONNECT", &tls),
+            ("ADMIN", &admin[1]),
+            ("RELAY", &relay),
+        ],
     )?;
     let run = |config: &std::path::Path| {
         let mut command = Command::new(&workshop.pgtlsproxy);
@@ -35,6 +47,7 @@ pub(super) fn launch(
     };
     Ok(Running {
         entry,
+        admin: Some(admin),
         server: Some(run(&server)?),
         client: Some(run(&client)?),
     })

@@ -28,6 +28,7 @@ pub(super) fn launch(workshop: &Workshop, backend: SocketAddr) -> Result<Running
     };
     Ok(Running {
         entry,
+        admin: None,
         server: Some(run("server", middle, backend)?),
         client: Some(run("client", entry, middle)?),
     })

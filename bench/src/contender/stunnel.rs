@@ -28,6 +28,7 @@ pub(super) fn launch(workshop: &Workshop, backend: SocketAddr) -> Result<Running
     };
     Ok(Running {
         entry,
+        admin: None,
         server: Some(run(&server)?),
         client: Some(run(&client)?),
     })

@@ -6,6 +6,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
+
 use super::{Account, Ground, Outcome, Scenario};
 use crate::contender::Contender;
 use crate::measure::{Measure, histogram, micros};
@@ -53,28 +55,12 @@ impl Scenario for Latency {
         let what = || format!("round trips through {} fail", contender.name());
         let mut frontend = Frontend::connect(running.entry).doing(what)?;
         frontend.replicate(Wish::Echo).doing(what)?;
-        // The kernel's usual slack of 50 µs would blur the schedule.
-        nix::sys::prctl::set_timerslack(1).doing(what)?;
-
-        let begun = Instant::now();
-        let mut number = 0;
-        while begun.elapsed() < WARM_UP {
-            frontend.round_trip(number).doing(what)?;
-            number += 1;
-        }
+        let mut pace = Pace::new(frontend, self.interval).doing(what)?;
+        pace.warm_up().doing(what)?;
         let (mut from_due, mut from_sent) = (histogram(), histogram());
         let account = Account::open(&running);
-        let begun = Instant::now();
-        let mut due = begun;
-        while due < begun + self.time {
-            wait_until(due);
-            let sent = Instant::now();
-            frontend.round_trip(number).doing(what)?;
-            from_due.saturating_record(due.elapsed().as_nanos() as u64);
-            from_sent.saturating_record(sent.elapsed().as_nanos() as u64);
-            number += 1;
-            due += self.interval;
-        }
+        pace.keep(self.time, &mut from_due, &mut from_sent)
+            .doing(what)?;
         let mut measures = account.close(
             from_due.len() as f64,
             1e6,
@@ -94,6 +80,60 @@ impl Scenario for Latency {
         }
         measures.insert(Measure::AsSentP99, micros(&from_sent, 99.0));
         Ok(vec![("round trips of 64 bytes".to_owned(), measures)])
+    }
+}
+
+/// Round trips of a session, each due at its time.
+#[derive(Debug)]
+pub(super) struct Pace {
+    frontend: Frontend,
+    interval: Duration,
+    number: u64,
+}
+
+impl Pace {
+    /// For a session that echoes; the schedule is kept by the thread that asks for it.
+    pub(super) fn new(frontend: Frontend, interval: Duration) -> std::io::Result<Self> {
+        // The kernel's usual slack of 50 µs would blur the schedule.
+        nix::sys::prctl::set_timerslack(1)?;
+        Ok(Self {
+            frontend,
+            interval,
+            number: 0,
+        })
+    }
+
+    fn round_trip(&mut self) -> std::io::Result<()> {
+        self.number += 1;
+        self.frontend.round_trip(self.number)
+    }
+
+    pub(super) fn warm_up(&mut self) -> std::io::Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < WARM_UP {
+            self.round_trip()?;
+        }
+        Ok(())
+    }
+
+    /// Goes on for this long; what each took from when it was due, and from when it was sent.
+    pub(super) fn keep(
+        &mut self,
+        time: Duration,
+        from_due: &mut Histogram<u64>,
+        from_sent: &mut Histogram<u64>,
+    ) -> std::io::Result<()> {
+        let begun = Instant::now();
+        let mut due = begun;
+        while due < begun + time {
+            wait_until(due);
+            let sent = Instant::now();
+            self.round_trip()?;
+            from_due.saturating_record(due.elapsed().as_nanos() as u64);
+            from_sent.saturating_record(sent.elapsed().as_nanos() as u64);
+            due += self.interval;
+        }
+        Ok(())
     }
 }
 

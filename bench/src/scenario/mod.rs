@@ -5,6 +5,7 @@ mod connect;
 mod idle;
 mod latency;
 mod replication;
+mod scrape;
 mod throughput;
 
 use crate::cli::{Measurement, Peer};
@@ -23,7 +24,7 @@ pub(crate) struct Ground {
 /// What one workload of a cell brought.
 pub(crate) type Outcome = (String, Measures);
 
-/// One of the five.
+/// One of the six.
 pub(crate) trait Scenario {
     /// As on the command line.
     fn name(&self) -> &'static str;
@@ -55,6 +56,12 @@ pub(crate) fn of(measurement: &Measurement) -> Box<dyn Scenario> {
             at_once, seconds, ..
         } => Box::new(connect::Connect::new(*at_once, *seconds)),
         Measurement::Idle { sessions, .. } => Box::new(idle::Idle::new(*sessions)),
+        Measurement::Scrape {
+            sessions,
+            rate,
+            seconds,
+            ..
+        } => Box::new(scrape::Scrape::new(*sessions, *rate, *seconds)),
         Measurement::Replication {
             mib, seconds, only, ..
         } => Box::new(replication::Replication::new(*mib, *seconds, only)),

@@ -1,0 +1,255 @@
+//! Monitoring beside many sessions: what a scrape costs, how long it takes, how large it is, and whether round trips
+//! beside it notice. Windows with and without scrapes alternate within a cell, so that both see the same sessions.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{ScopedJoinHandle, scope, sleep};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use super::idle::raise_limit_of_files;
+use super::latency::Pace;
+use super::{Account, Ground, Outcome, Scenario};
+use crate::contender::{Contender, OURS, Running};
+use crate::measure::{Measure, Measures, Summary, histogram, micros};
+use crate::problem::{Doing, Problem};
+use crate::wire::frontend::Frontend;
+use crate::wire::{PATIENCE, Wish};
+
+const PATHS: [&str; 2] = ["/metrics", "/status.json"];
+/// As often as the eager ones among scrapers ask.
+const EVERY: Duration = Duration::from_secs(1);
+/// As PostgreSQL's wal_receiver_status_interval.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// How long each path is asked without pause for its processor time, of which the kernel tells 10 ms at a time.
+const WITHOUT_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Scrape {
+    sessions: u32,
+    interval: Duration,
+    window: Duration,
+    /// Windows with scrapes come first in every other cell.
+    scraped_first: bool,
+}
+
+impl Scrape {
+    pub(super) fn new(sessions: u32, rate: u32, seconds: f64) -> Self {
+        Self {
+            sessions,
+            interval: Duration::from_secs(1) / rate,
+            window: Duration::from_secs_f64(seconds.clamp(0.1, 3600.0)),
+            scraped_first: false,
+        }
+    }
+
+    /// Four windows, outer and inner ones alike, so that what drifts hits both kinds.
+    fn round_trips(
+        &mut self,
+        pace: &mut Pace,
+        admin: [SocketAddr; 2],
+    ) -> Result<Measures, Problem> {
+        let outer = self.scraped_first;
+        self.scraped_first = !self.scraped_first;
+        let (mut quiet, mut scraped) = (histogram(), histogram());
+        for scrapes in [outer, !outer, !outer, outer] {
+            let into = if scrapes { &mut scraped } else { &mut quiet };
+            let over = AtomicBool::new(false);
+            scope(|threads| {
+                let scraper = scrapes.then(|| threads.spawn(|| scrape_until(&over, admin)));
+                let kept = pace.keep(self.window, into, &mut histogram());
+                over.store(true, Ordering::Relaxed);
+                kept.doing(|| "round trips fail".to_owned())?;
+                scraper.map_or(Ok(()), joined)
+            })?;
+        }
+        let mut measures = Measures::new();
+        for (percentile, of_quiet, of_scraped, ratio) in [
+            (
+                50.0,
+                Measure::P50,
+                Measure::ScrapedP50,
+                Measure::ScrapedToQuietP50,
+            ),
+            (
+                99.0,
+                Measure::P99,
+                Measure::ScrapedP99,
+                Measure::ScrapedToQuietP99,
+            ),
+        ] {
+            let of = |histogram: &Histogram<u64>| micros(histogram, percentile);
+            measures.insert(of_quiet, of(&quiet));
+            measures.insert(of_scraped, of(&scraped));
+            measures.insert(ratio, of(&scraped) / of(&quiet));
+        }
+        Ok(measures)
+    }
+}
+
+impl Scenario for Scrape {
+    fn name(&self) -> &'static str {
+        "scrape"
+    }
+
+    fn method(&self) -> String {
+        format!(
+            "{} replication sessions stay open, each with a status update every {} s. One more does round trips of 64 \
+             bytes, one due every {} µs, timed from when it was due. Windows of {} s: in two of four, /metrics and \
+             /status.json of both sidecars are asked every {} s. Then, without round trips and status updates, each \
+             path is asked at both sides without pause for {} s: the processor time of the sidecars from /proc, divided \
+             by the scrapes.",
+            self.sessions,
+            STATUS_EVERY.as_secs(),
+            self.interval.as_micros(),
+            self.window.as_secs_f64(),
+            EVERY.as_secs(),
+            WITHOUT_PAUSE.as_secs(),
+        )
+    }
+
+    fn excludes(&self, contender: Contender) -> Option<&'static str> {
+        (!contender.name().starts_with(OURS))
+            .then_some("only our own sidecars are asked for metrics")
+    }
+
+    fn measure(&mut self, ground: &Ground, contender: Contender) -> Result<Vec<Outcome>, Problem> {
+        raise_limit_of_files(u64::from(self.sessions))?;
+        let running = contender.start(&ground.workshop, ground.backend.address())?;
+        let admin = running
+            .admin
+            .ok_or_else(|| Problem::new("there is nobody to ask for metrics"))?;
+        let what = || format!("{} does not open the sessions", contender.name());
+        let open = || {
+            let mut frontend = Frontend::connect(running.entry)?;
+            frontend.replicate(Wish::Echo)?;
+            Ok(frontend)
+        };
+        let mut sessions: Vec<Frontend> = (0..self.sessions)
+            .map(|_| open())
+            .collect::<io::Result<_>>()
+            .doing(what)?;
+        let mut pace = open()
+            .and_then(|frontend| Pace::new(frontend, self.interval))
+            .doing(what)?;
+        // Their positions are known from now on.
+        report(&mut sessions, Duration::ZERO, &AtomicBool::new(false))
+            .and_then(|()| pace.warm_up())
+            .doing(what)?;
+
+        let over = AtomicBool::new(false);
+        let round_trips = scope(|threads| {
+            let reporter = threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    report(&mut sessions, STATUS_EVERY, &over)?;
+                }
+                Ok(())
+            });
+            let measured = self.round_trips(&mut pace, admin);
+            over.store(true, Ordering::Relaxed);
+            let measured = measured?;
+            joined(reporter).map(|()| measured)
+        })?;
+
+        let name = format!("round trips beside {} sessions", self.sessions);
+        let mut outcomes = vec![(name, round_trips)];
+        for path in PATHS {
+            let measures = without_pause(&running, admin, path)?;
+            outcomes.push((format!("{path} of {} sessions", self.sessions), measures));
+        }
+        Ok(outcomes)
+    }
+}
+
+/// A status update of each session and its answer, spread over this time, unless it is over before.
+fn report(sessions: &mut [Frontend], time: Duration, over: &AtomicBool) -> io::Result<()> {
+    let step = time / sessions.len().max(1) as u32;
+    for session in sessions {
+        if over.load(Ordering::Relaxed) {
+            break;
+        }
+        session.round_trip(1)?;
+        sleep(step.min(EVERY));
+    }
+    Ok(())
+}
+
+/// Every path of both sides, soon after the start and then once a second.
+fn scrape_until(over: &AtomicBool, admin: [SocketAddr; 2]) -> io::Result<()> {
+    let mut due = Instant::now() + Duration::from_millis(50);
+    while !over.load(Ordering::Relaxed) {
+        if Instant::now() < due {
+            sleep(Duration::from_millis(5));
+            continue;
+        }
+        for (side, path) in admin
+            .into_iter()
+            .flat_map(|side| PATHS.map(|path| (side, path)))
+        {
+            get(side, path)?;
+        }
+        due += EVERY;
+    }
+    Ok(())
+}
+
+fn joined(thread: ScopedJoinHandle<'_, io::Result<()>>) -> Result<(), Problem> {
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("a thread of the bench failed")))
+        .doing(|| "what goes on beside the round trips fails".to_owned())
+}
+
+/// What one path costs.
+fn without_pause(
+    running: &Running,
+    admin: [SocketAddr; 2],
+    path: &str,
+) -> Result<Measures, Problem> {
+    let what = || format!("{path} is not answered");
+    let (mut took, mut sizes) = (Vec::new(), Vec::new());
+    let account = Account::open(running);
+    let begun = Instant::now();
+    while begun.elapsed() < WITHOUT_PAUSE {
+        for side in admin {
+            let asked = Instant::now();
+            sizes.push(get(side, path).doing(what)? as f64 / 1024.0);
+            took.push(asked.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let mut measures = account.close(
+        took.len() as f64 / 2.0,
+        1e3,
+        [
+            Measure::CpuPerScrape,
+            Measure::CpuPerScrapeServer,
+            Measure::CpuPerScrapeClient,
+        ],
+    );
+    if let (Some(took), Some(size)) = (Summary::of(took), Summary::of(sizes)) {
+        measures.insert(Measure::ScrapeTakes, took.median);
+        measures.insert(Measure::ScrapeTakesAtMost, took.max);
+        measures.insert(Measure::ScrapeSize, size.median);
+    }
+    Ok(measures)
+}
+
+/// Asks as a scraper does; how many bytes came, head and all.
+fn get(address: SocketAddr, path: &str) -> io::Result<usize> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    if answer.starts_with(b"HTTP/1.1 200 ") {
+        return Ok(answer.len());
+    }
+    let line = answer.split(|&byte| byte == b'\r').next();
+    let said = protocol::escape::escape(line.unwrap_or_default());
+    Err(io::Error::other(format!("{path}: {said}")))
+}
