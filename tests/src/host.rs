@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use crate::files::{Scratch, reserve_port};
 use crate::log::Log;
 use crate::postgres::{Node, Stop};
-use crate::process::{Process, mortal, run};
+use crate::process::{Process, as_postgres, mortal, run};
 use crate::programs::{client_tool, pgtlsproxy, postgres_programs};
 use crate::wait::{PATIENCE, wait_for};
 
@@ -47,6 +47,29 @@ impl Host {
             typing: None,
             old: Vec::new(),
         }
+    }
+
+    /// Its PostgreSQL's data are of version 18 now, by pg_upgrade, and are reached where the old ones were.
+    pub fn pg_upgrade(&mut self) {
+        let old_programs = self.bindir();
+        self.upgrade(18);
+        let (new, old) = (&self.node, self.old.last().unwrap());
+        let (new_data, old_data) = (new.data(), old.data());
+        // initdb of 18 makes checksums, which the old cluster has not.
+        let mut checksums = as_postgres(&client_tool("pg_checksums"));
+        run(checksums.args(["--disable", "-D"]).arg(&new_data)).unwrap();
+        let mut upgrade = as_postgres(&client_tool("pg_upgrade"));
+        upgrade
+            .current_dir(new.socket_dir())
+            .args(["--username", "postgres", "--old-bindir"])
+            .arg(old_programs)
+            .arg("--new-bindir")
+            .arg(client_tool("postgres").parent().unwrap())
+            .arg("--old-datadir")
+            .arg(old_data)
+            .arg("--new-datadir")
+            .arg(new_data);
+        run(&mut upgrade).unwrap();
     }
 
     /// Its PostgreSQL is another now, of a new major, empty, and reached where the old one was.

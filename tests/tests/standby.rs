@@ -386,8 +386,11 @@ fn a_data_directory_of_root_is_refused_and_left_alone() {
 #[test]
 fn after_a_major_upgrade_the_same_commands_lead_to_a_stream() {
     let (mut primary, mut standby) = pair(15, &[]);
+    primary
+        .node
+        .query("create table kept as select 'over the upgrade' as t");
     standby.upgrade(18);
-    primary.upgrade(18);
+    primary.pg_upgrade();
     primary.node.start();
     let words = ["--name", "db1", "--standby", "standby1", "--restart"];
     primary.setup_primary(&words).unwrap();
@@ -396,6 +399,7 @@ fn after_a_major_upgrade_the_same_commands_lead_to_a_stream() {
     primary.node.wait_for_standby("standby1");
     let version = standby.node.query("show server_version_num");
     assert!(version.starts_with("18"), "{version}");
+    assert_eq!(standby.node.query("select t from kept"), "over the upgrade");
 }
 
 #[test]
