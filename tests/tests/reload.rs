@@ -241,29 +241,6 @@ fn synchronous_standby_outlives_renewals_and_the_change_of_the_ca() {
 }
 
 #[test]
-fn session_of_a_removed_ca_is_ended_where_that_is_wanted() {
-    let (old, new, stand_in) = (Pki::new(), Pki::new(), StandIn::new());
-    let (dir, mut standby) = (Scratch::new("removal"), old.issue("standby"));
-    standby.ca = new.ca();
-    let own = new.issue("primary").copied_to(dir.path());
-    let both = [old.ca(), new.ca()].map(|ca| fs::read(ca).unwrap());
-    fs::write(&own.ca, both.concat()).unwrap();
-    let with = format!("{}on_ca_removal = \"close\"\n", own.toml());
-    let config = server_config(&own, stand_in.upstream(), "").replace(&own.toml(), &with);
-    let server = Sidecar::run("server", &config);
-    let mut wire = Wire::direct_tls(server.address(), &standby);
-    wire.send(&wire::replication_startup());
-    let (mut upstream, _) = stand_in.accept_startup();
-    upstream.greet(1, b"key!");
-    wire.read_greeting();
-    put(fs::read(new.ca()).unwrap(), &own.ca);
-    let refusal = wire.read_refusal();
-    assert_eq!(refusal.sqlstate(), "28000");
-    assert!(refusal.text().contains("T17"), "{refusal:?}");
-    upstream.ending();
-}
-
-#[test]
 fn swapped_data_directory_is_noticed() {
     let (pki, dir, stand_in) = (Pki::new(), Scratch::new("secret"), StandIn::new());
     // As Kubernetes mounts a secret: every file is a symlink into `..data`, which is one itself.

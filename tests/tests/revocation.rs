@@ -215,7 +215,7 @@ fn tunnel_that_is_configured_no_longer_still_learns_of_revocation() {
 }
 
 #[test]
-fn dropped_ca_ends_the_sessions_of_its_leaves() {
+fn dropped_ca_ends_the_sessions_of_its_leaves_where_that_is_wanted() {
     let (old, new, stand_in) = (Pki::new(), Pki::new(), StandIn::new());
     let dir = Scratch::new("ca");
     let bundle = dir.path().join("ca.crt");
@@ -223,7 +223,9 @@ fn dropped_ca_ends_the_sessions_of_its_leaves() {
     put(both.concat(), &bundle);
     let mut primary = new.issue("primary");
     primary.ca.clone_from(&bundle);
-    let server = Sidecar::run("server", &server_config(&primary, stand_in.upstream(), ""));
+    let close = format!("{}on_ca_removal = \"close\"\n", primary.toml());
+    let config = server_config(&primary, stand_in.upstream(), "").replace(&primary.toml(), &close);
+    let server = Sidecar::run("server", &config);
     let (of_old, of_new) = (old.issue("standby"), new.issue("standby"));
     let ended = session(&server, &stand_in, &of_old);
     let mut kept = session(&server, &stand_in, &of_new);
