@@ -2,6 +2,7 @@
 //! functions whose names begin with `counted`.
 
 use std::hint::black_box;
+use std::process::ExitCode;
 
 use pgtlsproxy::trial::{Filled, Measured};
 use protocol::message::{
@@ -62,8 +63,9 @@ impl Listener for Unwanted {
     }
 }
 
-/// `open|seal in_place|rustls SIZE`, `startup`, `watch physical|logical SIZE` or `walk SIZE`. Prints how many records or messages the work was.
-fn main() {
+/// `open|seal in_place|rustls SIZE`, `startup`, `watch physical|logical SIZE` or `walk SIZE`. Prints how many records or
+/// messages the work was.
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
@@ -73,12 +75,16 @@ fn main() {
         ["startup"] => startup(),
         ["watch", kind, size] => watch(kind == "logical", size.parse().expect("a size")),
         ["walk", size] => walk(size.parse().expect("a size")),
-        _ => panic!("see the documentation of `main`"),
+        _ => {
+            eprintln!("see the documentation of `main`");
+            return ExitCode::from(2);
+        }
     };
     #[expect(clippy::print_stdout, reason = "the script reads it")]
     {
         println!("{done}");
     }
+    ExitCode::SUCCESS
 }
 
 fn records(what: &str, in_place: bool, size: usize) -> usize {

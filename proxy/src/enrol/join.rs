@@ -20,7 +20,7 @@ use super::token::Token;
 use super::{ANOTHER, of_failure};
 use crate::directories;
 use crate::net::Target;
-use crate::node::{ask, open};
+use crate::node::{ask, for_a_command, open};
 use crate::problem::Problem;
 use crate::renew::missing_units;
 use crate::tls::{BINDING, Credentials, Trust};
@@ -86,17 +86,7 @@ impl Join {
             &self.config(&Grant::default(), &token, &run, &state),
         )?;
         let (key, csr) = request::make(&name).map_err(|failure| one(of_failure(&failure)))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                one(Problem::new(
-                    "C10",
-                    "the command cannot start",
-                    error.to_string(),
-                    "try again",
-                ))
-            })?;
+        let runtime = for_a_command().map_err(one)?;
         let (grant, inviter) = runtime.block_on(enrol(&token, &csr)).map_err(one)?;
         let config = self.config(&grant, &token, &run, &state);
         let files = Files {

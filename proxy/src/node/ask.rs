@@ -5,10 +5,25 @@ use std::io;
 use protocol::error_response::{Refusal, SqlState};
 use protocol::node::{Answer, HEAD, MAX_FROM_NODE, Request, parse_head};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, timeout_at};
 
 use crate::net::{Target, dial_target};
+use crate::problem::Problem;
 use crate::tls::{NodeTls, Trust, connect_node, explain_read};
+
+/// What a command asks in, which has no other use for a runtime.
+pub(crate) fn for_a_command() -> Result<Runtime, Problem> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| {
+        Problem::new(
+            "C10",
+            "the command cannot start",
+            error.to_string(),
+            "free memory or descriptors on this host, and try again",
+        )
+    })
+}
 
 /// Opens the node channel of `target`, whose certificate must carry `server_name`.
 pub(crate) async fn open(

@@ -34,7 +34,7 @@ use crate::problem::Problem;
 use crate::session::Settings;
 use crate::tls::NodeTls;
 
-pub(crate) use ask::{ask, open};
+pub(crate) use ask::{ask, for_a_command, open};
 pub(crate) use crls::{Keeper, certificate_to_pem, from_pem, to_pem};
 pub(crate) use exchange::exchange;
 pub(crate) use heard::Heard;

@@ -15,7 +15,7 @@ use super::install::{Trust, install};
 use super::{Done, Due, Own, Renew, forget_note, unrenewed};
 use crate::config::{Config, Side, SslNegotiation};
 use crate::net::Target;
-use crate::node::{ask, open};
+use crate::node::{ask, for_a_command, open};
 use crate::problem::Problem;
 use crate::reload::Checked;
 use crate::tls::{Credentials, Trust as Known};
@@ -34,17 +34,7 @@ enum Heard {
 
 pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>> {
     let one = |problem: Problem| vec![problem];
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            one(Problem::new(
-                "C10",
-                "the command cannot start",
-                error.to_string(),
-                "try again",
-            ))
-        })?;
+    let runtime = for_a_command().map_err(one)?;
     let due = Due::of(checked).map_err(one)?;
     let files = &checked.config.identity;
     let mut done = Done {
