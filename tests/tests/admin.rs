@@ -7,17 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 use testbed::programs::pgtlsproxy;
+use testbed::scrape::free_address;
 use testbed::tunnel::server_config;
 use testbed::{Identity, Node, Pki, Scratch, Sidecar, StandIn, Tunnel, run, wait_until};
 
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
-}
-
 /// A tunnel whose server end answers at the address.
 fn watched(primary: &Node, more: &str) -> (Tunnel, SocketAddr) {
-    let at = free();
+    let at = free_address();
     let admin = ADMIN.replace("{at}", &at.to_string()) + more;
     (Tunnel::with(primary.socket().display(), &admin, ""), at)
 }
@@ -156,7 +152,7 @@ fn readiness_names_each_paper_whose_time_is_over() {
     let end = format!("@{}", now.as_secs() + 10);
     pki.certs_tool(&["crl", "--not-after", &end]).unwrap();
     let ready = |identity: &Identity, expiry: &str| {
-        let at = free();
+        let at = free_address();
         let admin = ADMIN.replace("{at}", &at.to_string());
         let with_crl = format!(
             "{}crl_expiry = \"{expiry}\"\n",
