@@ -1,6 +1,7 @@
 //! `pgtlsproxy-bench`: load against our tunnel and its peers, one after the other in turn, and what each cost.
 //! It loads loopback and what the user names with `--target`, for a bounded time, and leaves nothing running.
 
+mod cipher;
 mod cli;
 mod contender;
 mod host;

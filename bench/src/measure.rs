@@ -17,6 +17,10 @@ pub(crate) enum Measure {
     CpuPerGib,
     CpuPerGibServer,
     CpuPerGibClient,
+    /// Of sealing and opening alone.
+    CipherPerGib,
+    /// Of a relay without TLS and of its cipher.
+    CpuPerGibAndCipher,
     MachineCpuPerGib,
     GibPerSecond,
     P50,
@@ -61,6 +65,8 @@ impl Measure {
             Self::CpuPerGib => ("CPU, both sides", "s/GiB", 3),
             Self::CpuPerGibServer => ("CPU, server", "s/GiB", 3),
             Self::CpuPerGibClient => ("CPU, client", "s/GiB", 3),
+            Self::CipherPerGib => ("AES-256-GCM alone, both sides", "s/GiB", 3),
+            Self::CpuPerGibAndCipher => ("CPU and AES-256-GCM", "s/GiB", 3),
             Self::MachineCpuPerGib => ("CPU, whole machine", "s/GiB", 3),
             Self::GibPerSecond => ("rate", "GiB/s", 2),
             Self::P50 => ("p50", "µs", 1),
