@@ -1,5 +1,6 @@
 //! A network that fails: cuts, stalls, dead peers, half-open and half-closed paths, and our own shutdown. What
 //! is broken is passed on as broken, what only waits is left alone.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::thread;
 use std::time::{Duration, Instant};
