@@ -93,28 +93,11 @@ pub struct Issue {
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub key_alg: KeyAlgorithm,
     #[command(flatten)]
-    period: PeriodArguments,
+    pub period: PeriodArguments,
     #[command(flatten)]
-    force: Force,
+    pub force: Force,
     #[command(flatten)]
-    given: GivenPassphrase,
-}
-
-impl Issue {
-    /// How long it lives.
-    pub fn period(&self) -> Period {
-        self.period.period()
-    }
-
-    /// What to do with files that exist.
-    pub fn existing(&self) -> Existing {
-        self.force.existing()
-    }
-
-    /// Where the passphrase of the CA's key comes from.
-    pub fn passphrase(&self) -> PassphraseSource {
-        self.given.source_or_prompt()
-    }
+    pub given: GivenPassphrase,
 }
 
 /// `request`
@@ -140,14 +123,7 @@ pub struct Request {
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub key_alg: KeyAlgorithm,
     #[command(flatten)]
-    force: Force,
-}
-
-impl Request {
-    /// What to do with files that exist.
-    pub fn existing(&self) -> Existing {
-        self.force.existing()
-    }
+    pub force: Force,
 }
 
 /// `sign`
@@ -172,28 +148,11 @@ pub struct Sign {
     #[arg(long, conflicts_with = "out")]
     pub stdout: bool,
     #[command(flatten)]
-    period: PeriodArguments,
+    pub period: PeriodArguments,
     #[command(flatten)]
-    force: Force,
+    pub force: Force,
     #[command(flatten)]
-    given: GivenPassphrase,
-}
-
-impl Sign {
-    /// How long it lives.
-    pub fn period(&self) -> Period {
-        self.period.period()
-    }
-
-    /// What to do with a file that exists.
-    pub fn existing(&self) -> Existing {
-        self.force.existing()
-    }
-
-    /// Where the passphrase of the CA's key comes from.
-    pub fn passphrase(&self) -> PassphraseSource {
-        self.given.source_or_prompt()
-    }
+    pub given: GivenPassphrase,
 }
 
 /// `renew`
@@ -223,7 +182,7 @@ pub struct Renew {
     #[command(flatten)]
     period: PeriodArguments,
     #[command(flatten)]
-    given: GivenPassphrase,
+    pub given: GivenPassphrase,
 }
 
 impl Renew {
@@ -239,11 +198,6 @@ impl Renew {
             period: self.period.period(),
         }
     }
-
-    /// Where the passphrase of the CA's key comes from.
-    pub fn passphrase(&self) -> PassphraseSource {
-        self.given.source_or_prompt()
-    }
 }
 
 /// `revoke`
@@ -254,14 +208,7 @@ pub struct Revoke {
     #[arg(value_name = "NAME|SERIAL|FILE")]
     pub which: String,
     #[command(flatten)]
-    given: GivenPassphrase,
-}
-
-impl Revoke {
-    /// Where the passphrase of the CA's key comes from.
-    pub fn passphrase(&self) -> PassphraseSource {
-        self.given.source_or_prompt()
-    }
+    pub given: GivenPassphrase,
 }
 
 /// `crl`
@@ -272,14 +219,7 @@ pub struct Crl {
     #[arg(long, value_name = "DATE")]
     pub not_after: Option<Date>,
     #[command(flatten)]
-    given: GivenPassphrase,
-}
-
-impl Crl {
-    /// Where the passphrase of the CA's key comes from.
-    pub fn passphrase(&self) -> PassphraseSource {
-        self.given.source_or_prompt()
-    }
+    pub given: GivenPassphrase,
 }
 
 /// Subject alternative names.
@@ -290,8 +230,9 @@ pub struct Names {
     pub san: Vec<AltName>,
 }
 
+/// When a certificate counts.
 #[derive(Debug, Args)]
-struct PeriodArguments {
+pub struct PeriodArguments {
     /// How many days it is valid
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "not_after")]
     days: Option<u32>,
@@ -304,7 +245,8 @@ struct PeriodArguments {
 }
 
 impl PeriodArguments {
-    fn period(&self) -> Period {
+    /// How long it lives.
+    pub fn period(&self) -> Period {
         Period {
             days: self.days,
             not_before: self.not_before,
@@ -313,15 +255,17 @@ impl PeriodArguments {
     }
 }
 
+/// Whether files that exist may be replaced.
 #[derive(Debug, Args)]
-struct Force {
+pub struct Force {
     /// Put new files in the place of those that exist
     #[arg(long)]
     force: bool,
 }
 
 impl Force {
-    fn existing(&self) -> Existing {
+    /// What to do with files that exist.
+    pub fn existing(&self) -> Existing {
         if self.force {
             Existing::Replace
         } else {
@@ -330,8 +274,9 @@ impl Force {
     }
 }
 
+/// The passphrase of the CA's key.
 #[derive(Debug, Args)]
-struct GivenPassphrase {
+pub struct GivenPassphrase {
     /// Read the passphrase of the CA's key from a file
     #[arg(long, value_name = "FILE", group = "source")]
     passphrase_file: Option<PathBuf>,
@@ -346,7 +291,8 @@ impl GivenPassphrase {
         file.or_else(|| self.passphrase_fd.map(PassphraseSource::Descriptor))
     }
 
-    fn source_or_prompt(&self) -> PassphraseSource {
+    /// Where it comes from.
+    pub fn source_or_prompt(&self) -> PassphraseSource {
         self.source().unwrap_or(PassphraseSource::Prompt)
     }
 }

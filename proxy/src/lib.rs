@@ -29,6 +29,7 @@ mod snapshot; // what flows, at one moment, as one value
 mod systemd; // what systemd is told
 mod tls; // the only room that speaks rustls
 mod tunnel; // one listener
+mod turn; // one command at a time in a node's directory
 mod waiting; // the handshakes under way, bounded
 mod watch; // what files hold, so that a change is noticed
 mod workers; // the threads that serve connections

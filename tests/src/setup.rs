@@ -88,9 +88,24 @@ impl Prepared {
 
     /// `setup undo`.
     pub fn undo(&self) -> Said {
+        self.undo_with(&[])
+    }
+
+    /// `setup undo` with these options.
+    pub fn undo_with(&self, options: &[&str]) -> Said {
         let mut command = Command::new(pgtlsproxy());
         command.args(["setup", "undo", "--dir"]).arg(self.dir());
-        said(&mut command, "")
+        said(command.args(options), "")
+    }
+
+    /// The standby ends, and undo brings every byte of `before` back, which [`configuration`] gave.
+    #[track_caller]
+    pub fn undo_without(&self, standby: Node, before: &Configuration) {
+        drop(standby);
+        self.node
+            .poll_query_until("select count(*) from pg_stat_replication", "0");
+        self.undo().well();
+        assert_eq!(configuration(&self.node), *before);
     }
 
     /// The proxy with the certificate and configuration that setup made, on a free port.
@@ -194,8 +209,11 @@ pub fn careful(node: &Node) {
     .unwrap();
 }
 
-/// Every file of the data directory that a person or setup may have written, with mode and owner.
-pub fn configuration(node: &Node) -> BTreeMap<PathBuf, (Vec<u8>, u32, u32)> {
+/// Files with their content, mode and owner.
+pub type Configuration = BTreeMap<PathBuf, (Vec<u8>, u32, u32)>;
+
+/// Every file of the data directory that a person or setup may have written.
+pub fn configuration(node: &Node) -> Configuration {
     use std::os::unix::fs::MetadataExt;
     let entries = fs::read_dir(node.data()).unwrap();
     let files = entries.map(|entry| entry.unwrap().path()).filter(|path| {

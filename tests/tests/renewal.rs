@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testbed::enrolment::inviting_daemon_at;
@@ -326,6 +328,22 @@ fn one_who_waits_gets_it_in_one_run() {
         assert_done(site.host(), "Signed for standby1");
         assert_done(waits.join().unwrap(), "Renewed");
     });
+}
+
+#[test]
+fn a_lock_of_another_user_keeps_nobody_from_his_renewal() {
+    let site = Site::new();
+    let dir = site.own.cert.parent().unwrap();
+    // Whoever may look into a directory may lock it.
+    let directory = fs::File::open(dir).unwrap();
+    let lock = Flock::lock(directory, FlockArg::LockExclusive).unwrap();
+    assert_done(site.node(), "Asked");
+    assert_done(site.host(), "Signed for standby1");
+    assert_done(site.node(), "Renewed");
+    drop(lock);
+    // What the runs lock themselves, only their user may open.
+    let mode = fs::metadata(dir.join(".renew.lock")).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 /// A request for other names, signed over with this key.

@@ -141,12 +141,7 @@ fn a_standby_streams_over_postgresqls_own_tls() {
         });
         attempt(&with("standby1")).unwrap();
 
-        drop(standby);
-        primary
-            .node
-            .poll_query_until("select count(*) from pg_stat_replication", "0");
-        primary.undo().well();
-        assert_eq!(configuration(&primary.node), before);
+        primary.undo_without(standby, &before);
         primary.node.poll_query_until("show ssl", "off");
     }
 }
@@ -162,12 +157,7 @@ fn what_others_trust_is_not_taken_from_them() {
     );
     assert_eq!(configuration(&primary.node), before);
     primary.node.start();
-    let undone = said(
-        Command::new(testbed::programs::pgtlsproxy())
-            .args(["setup", "undo", "--json", "--dir"])
-            .arg(primary.dir()),
-        "",
-    );
+    let undone = primary.undo_with(&["--json"]);
     assert_eq!(report(&undone.well())["changed"], false);
 }
 
@@ -178,12 +168,7 @@ fn undo_says_in_json_what_it_did() {
     let hba = primary.node.data().join("pg_hba.conf");
     let theirs = fs::read_to_string(&hba).unwrap() + "local all all peer\n";
     fs::write(&hba, theirs).unwrap();
-    let undone = said(
-        Command::new(testbed::programs::pgtlsproxy())
-            .args(["setup", "undo", "--json", "--dir"])
-            .arg(primary.dir()),
-        "",
-    );
+    let undone = primary.undo_with(&["--json"]);
     let undone = report(&undone.well());
     assert_eq!(
         (&undone["format"], &undone["changed"]),

@@ -68,12 +68,7 @@ fn a_standby_logs_in_by_password_through_the_tunnel() {
         standby.set_standby(&conninfo, None);
         let standby = standby.started();
         primary.node.wait_for_standby("standby1");
-        drop(standby);
-        primary
-            .node
-            .poll_query_until("select count(*) from pg_stat_replication", "0");
-        primary.undo().well();
-        assert_eq!(configuration(&primary.node), before);
+        primary.undo_without(standby, &before);
     }
 }
 
@@ -123,13 +118,7 @@ fn the_role_may_rewind_what_has_diverged() {
             standby.query("select count(*) from pg_class where relname = 'mistake'"),
             "0"
         );
-        drop(standby);
-
-        primary
-            .node
-            .poll_query_until("select count(*) from pg_stat_replication", "0");
-        primary.undo().well();
-        assert_eq!(configuration(&primary.node), before);
+        primary.undo_without(standby, &before);
         let may =
             "select has_function_privilege('replicator', 'pg_read_binary_file(text)', 'execute')";
         assert_eq!(
@@ -185,12 +174,7 @@ fn a_failover_slot_is_synchronised() {
             "select slot_name from pg_replication_slots where synced",
             "failover",
         );
-        drop(standby);
-        primary
-            .node
-            .poll_query_until("select count(*) from pg_stat_replication", "0");
-        primary.undo().well();
-        assert_eq!(configuration(&primary.node), before);
+        primary.undo_without(standby, &before);
     }
 }
 
@@ -303,4 +287,16 @@ fn a_restart_is_done_where_it_is_asked_for() {
         let said = primary.setup(&["--restart", "--slot"]).well();
         assert!(said.contains("nothing to do"), "{said}");
     }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_not_replaced() {
+    let primary = Prepared::careful(15, "");
+    let config = primary.dir().join("pgtlsproxy.toml");
+    fs::create_dir_all(primary.dir()).unwrap();
+    let theirs = b"# caf\xe9\n[[server]]\n";
+    fs::write(&config, theirs).unwrap();
+    let said = primary.setup(&[]).failed();
+    assert!(said.contains("[G05]"), "{said}");
+    assert_eq!(fs::read(&config).unwrap(), theirs);
 }

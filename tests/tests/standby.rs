@@ -172,10 +172,14 @@ fn after_a_failover_every_node_follows_the_new_primary_by_one_command() {
         primary.node.catch_up_with(&first.node);
         assert_eq!(primary.node.query("select n from after_failover"), "1");
         first.node.wait_for_standby("standby2");
-        // What a person takes out stays out.
+        // What a person takes out stays out, also where it is not known any more whom the last list had.
         let without = now.replace("\"cn:standby2\"", "\"cn:nobody\"");
         fs::write(first.dir().join("pgtlsproxy.toml"), without).unwrap();
         first.renew().unwrap();
+        assert!(!config().contains("cn:standby2"));
+        fs::write(first.dir().join("nodes.seen"), b"\xff").unwrap();
+        let said = first.renew().unwrap();
+        assert!(said.contains("nodes.seen cannot be read"), "{said}");
         assert!(!config().contains("cn:standby2"));
     }
 }

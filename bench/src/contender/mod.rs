@@ -16,6 +16,7 @@ mod stunnel;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,26 @@ impl Workshop {
             pki,
             pgtlsproxy,
             dir,
+        })
+    }
+
+    /// Starts both sides of a peer, each by its configuration: the server's, then the client's file and template.
+    fn launch(
+        &self,
+        backend: SocketAddr,
+        [server, client]: [(&str, &str); 2],
+        command: impl Fn(&Path) -> Command,
+    ) -> Result<Running, Problem> {
+        let (tls, entry) = (free_address(), free_address());
+        let run = |(file, template), values: [(&str, &dyn fmt::Display); 2]| {
+            let config = self.configure(file, template, &values)?;
+            Process::start(&command(&config), config.with_extension("log"))
+        };
+        Ok(Running {
+            entry,
+            admin: None,
+            server: Some(run(server, [("LISTEN", &tls), ("BACKEND", &backend)])?),
+            client: Some(run(client, [("LISTEN", &entry), ("CONNECT", &tls)])?),
         })
     }
 

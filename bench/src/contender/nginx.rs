@@ -1,10 +1,9 @@
 //! nginx with its stream module: the cheapest peer that Debian ships.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 
-use super::{Process, Running, Workshop, free_address};
+use super::{Running, Workshop};
 use crate::problem::Problem;
 
 pub(super) const PROGRAM: &str = "/usr/sbin/nginx";
@@ -14,27 +13,14 @@ pub(super) const PROGRAM: &str = "/usr/sbin/nginx";
 pub(crate) const EXPECTED_CPU_PER_GIB: std::ops::RangeInclusive<f64> = 0.9..=1.1;
 
 pub(super) fn launch(workshop: &Workshop, backend: SocketAddr) -> Result<Running, Problem> {
-    let (tls, entry) = (free_address(), free_address());
-    let server = workshop.configure(
-        "nginx-server.conf",
-        include_str!("nginx-server.conf"),
-        &[("LISTEN", &tls), ("BACKEND", &backend)],
-    )?;
-    let client = workshop.configure(
-        "nginx-client.conf",
-        include_str!("nginx-client.conf"),
-        &[("LISTEN", &entry), ("CONNECT", &tls)],
-    )?;
-    let run = |config: &Path| {
+    let templates = [
+        ("nginx-server.conf", include_str!("nginx-server.conf")),
+        ("nginx-client.conf", include_str!("nginx-client.conf")),
+    ];
+    workshop.launch(backend, templates, |config| {
         let mut command = Command::new(PROGRAM);
         command.args(["-e", "stderr", "-p"]).arg(workshop.dir());
         command.arg("-c").arg(config);
-        Process::start(&command, config.with_extension("log"))
-    };
-    Ok(Running {
-        entry,
-        admin: None,
-        server: Some(run(&server)?),
-        client: Some(run(&client)?),
+        command
     })
 }

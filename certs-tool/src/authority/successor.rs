@@ -143,7 +143,7 @@ impl Authority {
         let mut names: Vec<String> = Ledger::read(&self.directory)?
             .issued()
             .into_iter()
-            .filter(|issued| issued.revoked.is_none() && issued.record.not_after > now)
+            .filter(|issued| issued.counts(now))
             .map(|issued| issued.record.name)
             .collect();
         names.sort();

@@ -7,8 +7,7 @@ use clap::{Args, Subcommand};
 use super::{Force, GivenPassphrase, PeriodArguments};
 use crate::authority::NewAuthority;
 use crate::key::PassphraseSource;
-use crate::profile::{KeyAlgorithm, Period};
-use crate::store::Existing;
+use crate::profile::KeyAlgorithm;
 
 /// What can be done with the CA itself.
 #[derive(Debug, Subcommand)]
@@ -39,9 +38,9 @@ pub struct CaInit {
     #[command(flatten)]
     given: GivenPassphrase,
     #[command(flatten)]
-    period: PeriodArguments,
+    pub period: PeriodArguments,
     #[command(flatten)]
-    force: Force,
+    pub force: Force,
 }
 
 impl CaInit {
@@ -50,16 +49,6 @@ impl CaInit {
         self.given
             .source()
             .or_else(|| self.passphrase.then_some(PassphraseSource::Prompt))
-    }
-
-    /// How long it lives.
-    pub fn period(&self) -> Period {
-        self.period.period()
-    }
-
-    /// What to do with a CA that exists.
-    pub fn existing(&self) -> Existing {
-        self.force.existing()
     }
 }
 
@@ -76,14 +65,7 @@ pub struct CaRotate {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    given: GivenPassphrase,
-}
-
-impl CaRotate {
-    /// Where the passphrase of the CA's key comes from.
-    pub fn passphrase(&self) -> PassphraseSource {
-        self.given.source_or_prompt()
-    }
+    pub given: GivenPassphrase,
 }
 
 /// The stages of a rotation. Each may be run again, and does nothing then.
@@ -139,21 +121,9 @@ pub struct CaBackup {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     #[command(flatten)]
-    force: Force,
+    pub force: Force,
     #[command(flatten)]
-    given: GivenPassphrase,
-}
-
-impl CaBackup {
-    /// What to do with a file that exists.
-    pub fn existing(&self) -> Existing {
-        self.force.existing()
-    }
-
-    /// Where the passphrase comes from.
-    pub fn passphrase(&self) -> PassphraseSource {
-        self.given.source_or_prompt()
-    }
+    pub given: GivenPassphrase,
 }
 
 /// `ca restore`
@@ -167,12 +137,5 @@ pub struct CaRestore {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     #[command(flatten)]
-    given: GivenPassphrase,
-}
-
-impl CaRestore {
-    /// Where the passphrase comes from.
-    pub fn passphrase(&self) -> PassphraseSource {
-        self.given.source_or_prompt()
-    }
+    pub given: GivenPassphrase,
 }

@@ -12,9 +12,9 @@ pub(super) fn backup(directory: &Path, arguments: &CaBackup) -> Result<(), Failu
     let to_stdout = arguments.file == Path::new("-");
     if !to_stdout {
         // Before anybody has thought of a passphrase.
-        store::refuse_existing([&*arguments.file], arguments.existing())?;
+        store::refuse_existing([&*arguments.file], arguments.force.existing())?;
     }
-    let backup = Backup::make(directory, &arguments.passphrase())?;
+    let backup = Backup::make(directory, &arguments.given.source_or_prompt())?;
     let archive = backup.encode()?;
     if to_stdout {
         let mut stdout = io::stdout().lock();
@@ -28,7 +28,7 @@ pub(super) fn backup(directory: &Path, arguments: &CaBackup) -> Result<(), Failu
         content: &archive,
         readers: Readers::Owner,
     };
-    store::write_all(&[file], arguments.existing())?;
+    store::write_all(&[file], arguments.force.existing())?;
     eprintln!("Backup of {}, to be kept on another host:", backup.ca());
     eprintln!(
         "  {}  (its key is worth nothing without the passphrase)",
@@ -39,7 +39,11 @@ pub(super) fn backup(directory: &Path, arguments: &CaBackup) -> Result<(), Failu
 
 pub(super) fn restore(directory: &Path, arguments: &CaRestore) -> Result<(), Failure> {
     let archive = store::read_argument(&arguments.file)?;
-    let backup = Backup::decode(&archive, &arguments.file, &arguments.passphrase())?;
+    let backup = Backup::decode(
+        &archive,
+        &arguments.file,
+        &arguments.given.source_or_prompt(),
+    )?;
     backup.restore(directory)?;
     eprintln!(
         "CA {} of {}, as it was on {}, in {}.",

@@ -10,7 +10,7 @@ use crate::store;
 pub(super) fn init(directory: &Path, arguments: &CaInit) -> Result<(), Failure> {
     let [certificate, key, crl] = [CA_CERTIFICATE, CA_KEY, CA_CRL].map(|name| directory.join(name));
     // Before anybody has thought of a passphrase.
-    store::refuse_existing([&*key, &*certificate, &*crl], arguments.existing())?;
+    store::refuse_existing([&*key, &*certificate, &*crl], arguments.force.existing())?;
     let passphrase = arguments
         .passphrase()
         .map(|source| source.choose(&key))
@@ -18,10 +18,10 @@ pub(super) fn init(directory: &Path, arguments: &CaInit) -> Result<(), Failure> 
     let new = NewAuthority {
         name: arguments.name.clone(),
         key_algorithm: arguments.key_alg,
-        period: arguments.period(),
+        period: arguments.period.period(),
         passphrase,
     };
-    let authority = Authority::create(directory, &new, arguments.existing())?;
+    let authority = Authority::create(directory, &new, arguments.force.existing())?;
     let until = Date::from_unix(authority.certificate().not_after()).day();
     eprintln!(
         "CA {}, valid until {until}:",

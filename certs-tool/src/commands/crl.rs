@@ -8,7 +8,7 @@ use crate::commands::open;
 use crate::report::Failure;
 
 pub(super) fn run(directory: &Path, arguments: &Crl) -> Result<(), Failure> {
-    let authority = open(directory, &arguments.passphrase())?;
+    let authority = open(directory, &arguments.given.source_or_prompt())?;
     let number = authority.renew_crl(arguments.not_after)?;
     eprintln!(
         "CRL number {number}, to be copied to every node:\n  {}",

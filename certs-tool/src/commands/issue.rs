@@ -12,9 +12,12 @@ pub(super) fn run(directory: &Path, arguments: &Issue) -> Result<(), Failure> {
     let out = arguments.out.as_deref().unwrap_or(directory);
     // Before anybody is asked for a passphrase.
     let files = ["crt", "key"].map(|end| out.join(format!("{}.{end}", arguments.name)));
-    store::refuse_existing(files.iter().map(PathBuf::as_path), arguments.existing())?;
-    let authority = open(directory, &arguments.passphrase())?;
-    let (period, existing) = (arguments.period(), arguments.existing());
+    store::refuse_existing(
+        files.iter().map(PathBuf::as_path),
+        arguments.force.existing(),
+    )?;
+    let authority = open(directory, &arguments.given.source_or_prompt())?;
+    let (period, existing) = (arguments.period.period(), arguments.force.existing());
     let node = NewNode {
         name: arguments.name.clone(),
         names: arguments.names.san.clone(),

@@ -13,7 +13,7 @@ use crate::profile::NodeName;
 use crate::report::Failure;
 
 pub(super) fn run(directory: &Path, arguments: &Renew) -> Result<ExitCode, Failure> {
-    let authority = open(directory, &arguments.passphrase())?;
+    let authority = open(directory, &arguments.given.source_or_prompt())?;
     let names = if arguments.all {
         unrevoked(directory)?
     } else {

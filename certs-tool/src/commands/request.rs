@@ -13,9 +13,9 @@ pub(super) fn run(directory: &Path, arguments: &Request) -> Result<(), Failure> 
     let [key_path, request_path] =
         ["key", "csr"].map(|end| out.join(format!("{}.{end}", arguments.name)));
     store::make_directory(out)?;
-    store::refuse_existing([&*key_path], arguments.existing())?;
+    store::refuse_existing([&*key_path], arguments.force.existing())?;
     if !arguments.stdout {
-        store::refuse_existing([&*request_path], arguments.existing())?;
+        store::refuse_existing([&*request_path], arguments.force.existing())?;
     }
     let failed =
         |error: rcgen::Error| Failure::new("cannot make the request", error.to_string(), "");
@@ -35,7 +35,7 @@ pub(super) fn run(directory: &Path, arguments: &Request) -> Result<(), Failure> 
         readers: Readers::Owner,
     };
     if arguments.stdout {
-        store::write_all(&[key_file], arguments.existing())?;
+        store::write_all(&[key_file], arguments.force.existing())?;
         eprintln!("Key for {}:", arguments.name);
         eprintln!("  {}  (secret; stays here)", key_path.display());
         return print_whole(&request);
@@ -45,7 +45,7 @@ pub(super) fn run(directory: &Path, arguments: &Request) -> Result<(), Failure> 
         content: request.as_bytes(),
         readers: Readers::Everybody,
     };
-    store::write_all(&[key_file, request_file], arguments.existing())?;
+    store::write_all(&[key_file, request_file], arguments.force.existing())?;
     eprintln!("Request for {}:", arguments.name);
     eprintln!(
         "  {}  (for the CA's host: certs-tool sign)",

@@ -13,7 +13,7 @@ use crate::report::Failure;
 use crate::verify::Encoded;
 
 pub(super) fn run(directory: &Path, arguments: &Revoke) -> Result<(), Failure> {
-    let authority = open(directory, &arguments.passphrase())?;
+    let authority = open(directory, &arguments.given.source_or_prompt())?;
     let file = Path::new(&arguments.which);
     // Names come first: that a file is called `db1` too changes nothing.
     let is_known = Ledger::read(directory)?

@@ -29,7 +29,7 @@ struct ShownCa {
 
 pub(super) fn run(directory: &Path, arguments: &CaRotate) -> Result<(), Failure> {
     if let Some(command) = &arguments.command {
-        let authority = open(directory, &arguments.passphrase())?;
+        let authority = open(directory, &arguments.given.source_or_prompt())?;
         match command {
             RotateCommand::Start(start) => authority.start_rotation(&start.new_authority())?,
             RotateCommand::Switch => authority.switch_rotation()?,

@@ -13,8 +13,8 @@ use crate::store;
 pub(super) fn run(directory: &Path, arguments: Sign) -> Result<(), Failure> {
     let bytes = store::read_argument(&arguments.request)?;
     let request = Request::parse(&bytes, &arguments.request)?;
-    let (period, existing) = (arguments.period(), arguments.existing());
-    let passphrase = arguments.passphrase();
+    let (period, existing) = (arguments.period.period(), arguments.force.existing());
+    let passphrase = arguments.given.source_or_prompt();
     let node = NewNode {
         name: arguments.name,
         names: arguments.names.san,

@@ -3,6 +3,7 @@
 use std::io::{BufRead, Read};
 use std::process::ExitCode;
 
+use protocol::escape::visible;
 use zeroize::Zeroizing;
 
 use super::standby;
@@ -14,6 +15,8 @@ use crate::setup::{self, Way};
 
 /// Longer than any token; what is, is none.
 const LONGEST_LINE: u64 = 4096;
+/// Bytes that are shown of what another node says.
+const TEXT: usize = 512;
 
 pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
     let token = Zeroizing::new(flags.token);
@@ -87,7 +90,8 @@ fn show(member: &Member) {
             if !probed.postgres.reached {
                 eprintln!(
                     "warning: the PostgreSQL behind {} does not answer: {}",
-                    member.inviter, probed.postgres.why
+                    member.inviter,
+                    visible(&probed.postgres.why, TEXT)
                 );
             }
         }

@@ -16,8 +16,6 @@ use super::message::{Renewal, Ruling};
 use crate::health::unix;
 use crate::problem::Problem;
 
-/// Nodes whose request or ruling is held at a time. With 25 KB each at the most, it is small.
-const MOST: usize = 256;
 /// How long one is held that nobody asks for any more.
 const FORGOTTEN: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 
@@ -87,6 +85,9 @@ pub(crate) enum Standing {
 }
 
 impl Renewals {
+    /// Nodes whose request or ruling is held at a time. With 25 KB each at the most, it is small.
+    pub(crate) const MOST: usize = 256;
+
     /// Takes a request, or says how it stands. The very same one finds what became of it, as often as it comes; another
     /// of that node takes its place. A refusal is told once: after that the request waits again, since its cause may be
     /// mended.
@@ -120,10 +121,10 @@ impl Renewals {
                 _ => waits,
             });
         }
-        if known.cases.len() >= MOST && !known.cases.contains_key(&name) {
+        if known.cases.len() >= Self::MOST && !known.cases.contains_key(&name) {
             return Err(Problem::new(
                 "K16",
-                format!("{MOST} nodes wait for their renewal already"),
+                format!("{} nodes wait for their renewal already", Self::MOST),
                 "no more are taken until somebody signs",
                 "on the CA's host: pgtlsproxy renew, and see that its timer runs",
             ));
@@ -327,10 +328,10 @@ mod tests {
     fn nodes_are_bounded() {
         let renewals = Renewals::default();
         let hand_in = |n: usize| renewals.hand_in(n.to_string(), renewal(&n.to_string(), ""));
-        for n in 0..MOST {
+        for n in 0..Renewals::MOST {
             assert!(hand_in(n).is_ok());
         }
-        assert!(hand_in(MOST).is_err_and(|problem| problem.id == "K16"));
+        assert!(hand_in(Renewals::MOST).is_err_and(|problem| problem.id == "K16"));
         assert!(hand_in(0).is_ok());
     }
 }

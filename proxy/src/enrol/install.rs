@@ -1,19 +1,19 @@
 //! A new node's files: all are written and judged under a name of their own, by the loader that the daemon uses, and
 //! put in their places only then, the configuration last. Without it nothing counts, so it is all or nothing.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Group, Uid};
 use tempfile::Builder;
 
-use super::CONFIG;
+use super::{CONFIG, LOCK};
 use crate::config::{Config, Source};
 use crate::problem::Problem;
 use crate::reload::{Checked, load};
+use crate::turn;
 
 /// The group that the daemon runs as, where packages made it.
 const GROUP: &str = "pgtlsproxy";
@@ -64,7 +64,7 @@ pub(super) fn rehearse(directory: &Path, config: &str) -> Result<(), Vec<Problem
             "make room, or run this as root; the token has not been used",
         )]
     };
-    fs::create_dir_all(directory).map_err(failed)?;
+    make(directory).map_err(failed)?;
     let mut file = Builder::new()
         .prefix(STAGING)
         .suffix(".toml")
@@ -84,8 +84,8 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
             "make room, or run this as root; then ask for a new token: pgtlsproxy invite --replace NAME",
         )]
     };
-    fs::create_dir_all(directory).map_err(failed)?;
-    let _turn = turn(directory).map_err(failed)?;
+    make(directory).map_err(failed)?;
+    let _turn = turn::wait(&directory.join(LOCK)).map_err(failed)?;
     sweep(directory);
     // Until they are in place, the files are nobody else's business, whatever the umask.
     let staging = Builder::new()
@@ -118,11 +118,6 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
     Ok(checked)
 }
 
-/// One at a time puts a node's files into a directory; the lock is on the directory itself, so that nothing is left of it.
-fn turn(directory: &Path) -> io::Result<Flock<File>> {
-    Flock::lock(File::open(directory)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
-}
-
 /// Removes what a run has left that was killed: a key among it. Nobody else is at work here now.
 fn sweep(directory: &Path) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -139,10 +134,18 @@ fn sweep(directory: &Path) {
     }
 }
 
+/// Makes a directory and those above it, if need be; nobody else may write into it, whatever the umask.
+fn make(directory: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+}
+
 /// Makes a directory that the daemon writes in; `mode` is for where its group exists.
 fn make_for_daemon(path: &Path, mode: u32) -> Result<(), Problem> {
     let made = || {
-        fs::create_dir_all(path)?;
+        make(path)?;
         let directory = File::open(path)?;
         if let Some(group) = daemons_group() {
             fchown(&directory, None, Some(group.gid.as_raw()))?;

@@ -98,8 +98,12 @@ impl Join {
             // PostgreSQL's OS user must get at the socket; who may speak is asked there.
             directories: [(&run, 0o775), (&state, 0o770)],
         };
-        let timer_written = write_timer(&self.directory).map_err(one)?;
-        let checked = install(&self.directory, &files)?;
+        let mut checked = install(&self.directory, &files)?;
+        // It is a node now, whatever becomes of its timer; the token counts only once.
+        let timer_written = write_timer(&self.directory).unwrap_or_else(|problem| {
+            checked.warnings.push(problem.warning());
+            false
+        });
         let server_name = token.server_name.as_deref().unwrap_or(&inviter.host);
         let probed = runtime
             .block_on(probe(&inviter, server_name, &checked.credentials))

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use certs_tool::profile::NodeName;
@@ -47,7 +48,20 @@ pub(crate) fn admit_nodes(
         )]);
     }
     let seen_path = directory.join(SEEN);
-    let before = fs::read_to_string(&seen_path).unwrap_or_default();
+    let unusable = |verb: &str, error: io::Error| {
+        vec![Problem::new(
+            "K18",
+            format!("{} cannot be {verb}", seen_path.display()),
+            error.to_string(),
+            "run this as root, and make room",
+        )]
+    };
+    let before = match fs::read_to_string(&seen_path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        // Without it, a rule that a person has taken out would come again.
+        Err(error) => return Err(unusable("read", error)),
+    };
     let seen: BTreeSet<&str> = before.lines().collect();
     let own = own(checked.credentials.identity());
     let identity = |name: &str| format!("cn:{name}");
@@ -74,19 +88,12 @@ pub(crate) fn admit_nodes(
     }
     let text: String = nodes.names.iter().map(|name| format!("{name}\n")).collect();
     if text != before {
-        remember(directory, &seen_path, &text).map_err(|error| {
-            vec![Problem::new(
-                "K18",
-                format!("{} cannot be written", seen_path.display()),
-                error.to_string(),
-                "run this as root, and make room",
-            )]
-        })?;
+        remember(directory, &seen_path, &text).map_err(|error| unusable("written", error))?;
     }
     Ok(admitted)
 }
 
-fn remember(directory: &Path, path: &Path, text: &str) -> std::io::Result<()> {
+fn remember(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
     let file = Builder::new()
         .prefix(".pgtlsproxy.")
         .tempfile_in(directory)?;

@@ -30,6 +30,8 @@ pub(crate) use withdraw::{left_over, withdraw};
 
 /// The configuration's name in its directory.
 const CONFIG: &str = "pgtlsproxy.toml";
+/// Beside it: whoever changes files of the node has its turn.
+const LOCK: &str = ".lock";
 /// For whoever holds a token that gets nothing.
 const ANOTHER: &str = "ask for a new one: pgtlsproxy invite NAME, on the node that made this one";
 

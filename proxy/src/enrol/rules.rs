@@ -6,14 +6,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
-use nix::fcntl::{Flock, FlockArg};
 use tempfile::Builder;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value, value};
 
-use super::CONFIG;
+use super::{CONFIG, LOCK};
 use crate::config::Source;
 use crate::problem::Problem;
 use crate::reload::load;
+use crate::turn;
 
 /// Whom to admit, and for what. What is None is left as an earlier rule has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,9 +96,7 @@ pub(super) fn rewrite<T>(
         )]
     };
     // Two at once would each lose the other's rule. The lock is a file of its own, since the other is replaced.
-    let lock = File::create(directory.join(".lock")).map_err(failed)?;
-    let _lock =
-        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))?;
+    let _turn = turn::wait(&directory.join(LOCK)).map_err(failed)?;
     let target = fs::canonicalize(&path).map_err(failed)?;
     let old = fs::read_to_string(&target).map_err(failed)?;
     let (new, done) = edit(&old).map_err(|problem| vec![problem])?;

@@ -58,9 +58,12 @@ impl Candidate {
         let own = own.ok_or_else(|| {
             Problem::new(
                 "K18",
-                format!("{} cannot be read", files.key.display()),
-                "the request is signed with it",
-                "run this as root",
+                format!("{} cannot be used", files.key.display()),
+                format!(
+                    "the request is signed with it; it cannot be read, or is not the key of {}",
+                    files.cert.display()
+                ),
+                "run this as root; pgtlsproxy check says whether they belong together",
             )
         })?;
         let signature =

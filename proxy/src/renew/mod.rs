@@ -11,7 +11,7 @@ mod install;
 mod sign;
 mod unit;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,8 +19,6 @@ use std::time::Duration;
 use certs_tool::key::PassphraseSource;
 use certs_tool::profile::asks_from;
 use certs_tool::report::{Date, Failure};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use protocol::certificate::{Certificate, Moment};
 use protocol::identity::{Fingerprint, Identity};
 use protocol::node::Certificates;
@@ -32,10 +30,13 @@ use crate::enrol::admit_nodes;
 use crate::problem::Problem;
 use crate::reload::{Checked, read};
 use crate::tls::Unrenewed;
+use crate::turn::{self, Turn};
 
 pub(crate) use sign::{Granted, tell};
 pub(crate) use unit::{TIMER_UNIT, missing_units, timer_is_installed};
 
+/// Beside the certificate.
+const LOCK: &str = ".renew.lock";
 /// A request that nobody has signed for this part of the certificate's life deserves a look.
 const PATIENCE: i64 = 10;
 
@@ -206,15 +207,10 @@ fn forget_note(files: &IdentityFiles) {
     let _ = fs::remove_file(files.renewal_note());
 }
 
-/// One run at a time in the directory of the certificate; none while another is at it.
-fn turn(files: &IdentityFiles) -> Result<Option<Flock<File>>, Problem> {
-    let directory = files.cert.parent().unwrap_or_else(|| Path::new("."));
-    let file = File::open(directory).map_err(|error| unwritten(directory, &error))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(turn) => Ok(Some(turn)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(unwritten(directory, &errno.into())),
-    }
+/// One run at a time beside the certificate; none while another is at it.
+fn turn(files: &IdentityFiles) -> Result<Option<Turn>, Problem> {
+    let lock = files.cert.with_file_name(LOCK);
+    turn::take(&lock).map_err(|error| unwritten(&lock, &error))
 }
 
 fn leaf_of(path: &Path) -> Option<CertificateDer<'static>> {

@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use super::candidate::Candidate;
 use super::install::{Trust, install};
 use super::{Done, Due, Own, Renew, forget_note, of_failure, unrenewed, unwritten};
-use crate::control::{Ask, Daemon, Renewal, Reply, Ruling};
+use crate::control::{Ask, Daemon, Renewal, Renewals, Reply, Ruling};
 use crate::problem::Problem;
 use crate::reload::Checked;
 
@@ -117,9 +117,11 @@ fn grant(authority: &Authority, socket: &Path, problems: &mut Vec<Problem>) -> V
     let mut granted = Vec::new();
     let mut talk = || -> Result<(), Vec<Problem>> {
         let mut daemon = Daemon::ask(socket, Ask::Renewals)?;
+        let mut left = Renewals::MOST;
         loop {
             let renewal = match daemon.reply()? {
-                Reply::Renewal(renewal) => renewal,
+                // One that goes on beyond what a daemon holds would keep this process for ever.
+                Reply::Renewal(renewal) if left > 0 => renewal,
                 Reply::Done => break,
                 other => return Err(vec![unexpected(&other)]),
             };
@@ -135,6 +137,7 @@ fn grant(authority: &Authority, socket: &Path, problems: &mut Vec<Problem>) -> V
                 }
             };
             daemon.say(&ruling)?;
+            left -= 1;
         }
         tell(authority, socket)
     };

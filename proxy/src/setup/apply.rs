@@ -1,6 +1,7 @@
 //! The only writer of PostgreSQL's files: atomically, with mode and owner kept, and with a journal of what was there before,
 //! outside the data directory. The journal is on disk before the file changes, so that a kill at any moment can be undone.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block;
 use super::files::{Disk, Files};
+use super::ownership;
 use super::plan::FileChange;
 use crate::problem::Problem;
 
@@ -29,12 +31,15 @@ pub(crate) struct Rights {
 
 impl Rights {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        Ok(Self {
+        fs::metadata(path).map(|metadata| Self::of_metadata(&metadata))
+    }
+
+    pub(super) fn of_metadata(metadata: &fs::Metadata) -> Self {
+        Self {
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
             gid: metadata.gid(),
-        })
+        }
     }
 }
 
@@ -303,6 +308,7 @@ impl Journal {
     pub(crate) fn stage(&mut self, change: &FileChange, rights: Rights) -> Result<Staged, Problem> {
         // A link is followed: what it points to is PostgreSQL's file.
         let path = fs::canonicalize(&change.path).unwrap_or_else(|_| change.path.clone());
+        let place = self.open_place(&change.path, directory_of(&path))?;
         let old = match Disk.read(&path) {
             Ok(old) => Some(old),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -343,7 +349,20 @@ impl Journal {
         }
         // First the note: undo takes away what a kill leaves beside the file.
         self.save()?;
-        Staged::write(&path, &change.new, rights).map_err(|error| cannot("write", &path, &error))
+        Staged::write(place, &path, &change.new, rights)
+            .map_err(|error| cannot("write", &path, &error))
+    }
+
+    /// The directory of a file that is to be replaced. Where the node's own files lie is the choice of who runs setup.
+    fn open_place(&self, asked: &Path, directory: &Path) -> Result<File, Problem> {
+        let node = self
+            .directory
+            .parent()
+            .and_then(|node| std::path::absolute(node).ok());
+        if node.is_some_and(|node| asked.starts_with(node)) {
+            return File::open(directory).map_err(|error| cannot("write in", directory, &error));
+        }
+        ownership::open_place(asked, directory)
     }
 
     fn kept(&self, name: &str) -> io::Result<Vec<u8>> {
@@ -411,7 +430,7 @@ impl Journal {
     }
 }
 
-fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
+pub(super) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
     Problem::new(
         "G05",
         format!("cannot {verb} {}", path.display()),
@@ -422,14 +441,21 @@ fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
 
 /// A new file in the place of the old one in one step.
 pub(super) fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
-    Staged::write(path, content, rights)?.rename()
+    let place = File::open(directory_of(path))?;
+    Staged::write(place, path, content, rights)?.rename()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new("/"))
+}
+
+fn name_of(path: &Path) -> io::Result<&OsStr> {
+    path.file_name()
+        .ok_or_else(|| ErrorKind::InvalidInput.into())
 }
 
 fn temporary_of(path: &Path) -> io::Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or(ErrorKind::InvalidInput)?
-        .to_string_lossy();
+    let name = name_of(path)?.to_string_lossy();
     Ok(path.with_file_name(format!(".{name}.pgtlsproxy")))
 }
 
@@ -444,19 +470,22 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Staged {
     path: PathBuf,
+    /// Its directory, as it was judged: by the name of it there may be another one since.
+    place: File,
     temporary: PathBuf,
 }
 
 impl Staged {
-    fn write(path: &Path, content: &[u8], rights: Rights) -> io::Result<Self> {
-        let temporary = temporary_of(path)?;
+    fn write(place: File, path: &Path, content: &[u8], rights: Rights) -> io::Result<Self> {
+        let directory = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
+        let temporary = temporary_of(&directory.join(name_of(path)?))?;
         // Of an earlier run that was killed.
         remove_if_there(&temporary)?;
         let staged = Self {
             path: path.to_owned(),
+            place,
             temporary,
         };
-        let directory = path.parent().unwrap_or_else(|| Path::new("/"));
         let unnamed = OpenOptions::new()
             .write(true)
             .mode(0o600)
@@ -497,8 +526,9 @@ impl Staged {
     }
 
     fn rename(self) -> io::Result<()> {
-        fs::rename(&self.temporary, &self.path)?;
-        File::open(self.path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
+        let target = self.temporary.with_file_name(name_of(&self.path)?);
+        fs::rename(&self.temporary, target)?;
+        self.place.sync_all()
     }
 }
 
@@ -618,5 +648,34 @@ mod tests {
         fs::write(&hba, "a\n").unwrap();
         let undone = Journal::open(&state).unwrap().undo_files().unwrap();
         assert_eq!(undone, [Undone::Unchanged(hba)]);
+    }
+
+    #[test]
+    fn no_link_of_another_user_leads_root_to_its_own_files() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root can be led astray");
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let (data, etc) = (place.path().join("data"), place.path().join("etc"));
+        for directory in [&data, &etc] {
+            fs::create_dir(directory).unwrap();
+        }
+        std::os::unix::fs::chown(&data, Some(65534), None).unwrap();
+        let (hba, crontab) = (data.join("pg_hba.conf"), etc.join("crontab"));
+        fs::write(&crontab, "root's\n").unwrap();
+        std::os::unix::fs::symlink(&crontab, &hba).unwrap();
+        let mut journal = Journal::open(&place.path().join("node/state")).unwrap();
+        let refused = journal.write(&change(&hba, "his\n"), own()).unwrap_err();
+        assert_eq!(refused.id, "G26");
+        assert_eq!(fs::read_to_string(&crontab).unwrap(), "root's\n");
+        assert!(journal.is_empty());
+        fs::remove_file(&hba).unwrap();
+        journal.write(&change(&hba, "ours\n"), own()).unwrap();
+        // Root's own links are root's business.
+        let link = etc.join("link");
+        std::os::unix::fs::symlink(&crontab, &link).unwrap();
+        journal.write(&change(&link, "ours\n"), own()).unwrap();
+        assert_eq!(fs::read_to_string(&crontab).unwrap(), "ours\n");
     }
 }

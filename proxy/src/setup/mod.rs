@@ -13,6 +13,7 @@ mod files;
 mod find; // which cluster is meant
 pub(crate) mod hba; // pg_hba.conf and pg_ident.conf
 mod leave; // what a node that goes leaves in a running server
+mod ownership; // what root does in directories of others
 mod passfile; // libpq's password file
 mod plan; // facts and wishes to changes
 mod report; // what is printed with --json

@@ -1,6 +1,6 @@
 //! A running server, asked and told through its own psql, as the OS user who owns the data directory.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, Uid, User};
 
 use super::find::Cluster;
+use super::ownership::open_output_of;
 use crate::problem::Problem;
 
 /// psql waits no longer for a server that does not answer.
@@ -175,12 +176,14 @@ pub(crate) fn restart(cluster: &Cluster) -> Result<(), Problem> {
         return output_of(&mut command).map(drop).map_err(failed);
     }
     // The server inherits its log from pg_ctl. The file may belong to somebody else than the server: it is opened here.
-    let log = log_of(cluster).unwrap_or_else(|| "/dev/null".into());
-    let said = |error: std::io::Error| failed(format!("{}: {error}", log.display()));
-    let output = fs::OpenOptions::new()
-        .append(true)
-        .open(&log)
-        .map_err(said)?;
+    let said = |error: std::io::Error| failed(format!("its log cannot be opened: {error}"));
+    let output = match output_file(cluster).map_err(said)? {
+        Some(log) => log,
+        None => File::options()
+            .append(true)
+            .open("/dev/null")
+            .map_err(said)?,
+    };
     let errors = output.try_clone().map_err(said)?;
     let mut command = as_owner(&cluster.owner, &cluster.program("pg_ctl"));
     command
@@ -210,7 +213,9 @@ fn unit_of(cluster: &Cluster) -> Option<String> {
 }
 
 /// The file that it writes its standard error to, so that its log goes on there.
-fn log_of(cluster: &Cluster) -> Option<PathBuf> {
-    let target = fs::read_link(proc_file(cluster, "fd/2")?).ok()?;
-    target.is_file().then_some(target)
+fn output_file(cluster: &Cluster) -> std::io::Result<Option<File>> {
+    match proc_file(cluster, "") {
+        Some(process) => open_output_of(&process, 2),
+        None => Ok(None),
+    }
 }

@@ -1,6 +1,7 @@
 //! The proxy's own side of a node: its certificate, its configuration, its unit.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use nix::unistd::{User, chown};
 use protocol::escape::escape;
 
 use super::allow::{self, string};
-use super::apply::Journal;
+use super::apply::{Journal, cannot};
 use super::facts::Facts;
 use super::find::Cluster;
 use super::plan::{FileChange, Wishes};
@@ -49,7 +50,12 @@ impl Sidecar<'_> {
         wishes: &Wishes,
     ) -> Result<Option<FileChange>, Problem> {
         let path = self.configuration();
-        let known = fs::read_to_string(&path).ok();
+        let known = match fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            // What cannot be read now is somebody's work all the same.
+            Err(error) => return Err(cannot("read", &path, &error)),
+        };
         let mut text = known.clone().unwrap_or_else(|| self.head(facts, wishes));
         let rules = allow::missing(&text, wishes).map_err(|why| {
             Problem::new(

@@ -1,7 +1,10 @@
 //! The copy of the primary, and how it takes its place.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::User;
 
 use super::super::apply::{Rights, Stage, StandbyCopy, replace};
 use super::super::facts::OWN_FILE;
@@ -48,7 +51,7 @@ impl Work<'_> {
         };
         place::make_directory(&staging, &cluster.owner).map_err(|error| cannot(&staging, error))?;
         let mut mappings = self.wishes.mappings.clone();
-        for old in tablespaces(&data) {
+        for old in tablespaces(&data, &cluster.owner)? {
             let new = beside(&old, NEW);
             backup::clear(&new, ours)?;
             place::make_directory(&new, &cluster.owner).map_err(|error| cannot(&new, error))?;
@@ -173,6 +176,7 @@ impl Work<'_> {
             };
             if new.exists() {
                 if place.exists() {
+                    owned(&place, &self.place.cluster.owner)?;
                     self.move_aside(&place)?;
                 }
                 place::rename(&new, &place)?;
@@ -231,13 +235,67 @@ impl Work<'_> {
     }
 }
 
-/// Where the tablespaces of this data directory lie, but for those inside it.
-fn tablespaces(data: &Path) -> Vec<PathBuf> {
+/// Where the tablespaces of this data directory lie, but for those inside it, and those of which nothing is left.
+fn tablespaces(data: &Path, owner: &User) -> Result<Vec<PathBuf>, Problem> {
     let links = fs::read_dir(data.join("pg_tblspc"));
     let places = links
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok());
-    places.filter(|place| place.is_absolute()).collect()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .filter(|place| place.is_absolute() && place.exists());
+    places
+        .map(|place| owned(&place, owner).map(|()| place))
+        .collect()
+}
+
+/// The server's OS user makes these links: one to a directory that is not his would have root exchange that.
+fn owned(tablespace: &Path, owner: &User) -> Result<(), Problem> {
+    match fs::metadata(tablespace) {
+        Ok(metadata) if metadata.uid() == owner.uid.as_raw() => Ok(()),
+        _ => Err(Problem::new(
+            "V21",
+            format!(
+                "{} does not belong to OS user {}",
+                tablespace.display(),
+                owner.name
+            ),
+            "a link in pg_tblspc names it, and every tablespace is its server's own",
+            "look what it is; if it is a tablespace: chown it, then run this again",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
+    use nix::unistd::Uid;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_tablespace_of_this_server_is_never_exchanged() {
+        let Some(owner) = User::from_uid(Uid::from_raw(65534)).unwrap() else {
+            return;
+        };
+        if !Uid::effective().is_root() {
+            println!("skipped: only root can be led astray");
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        let links = path("data/pg_tblspc");
+        for directory in [&links, &path("space"), &path("cron.d")] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        chown(path("space"), Some(65534), None).unwrap();
+        symlink(path("space"), links.join("1")).unwrap();
+        symlink(path("gone"), links.join("2")).unwrap();
+        let found = tablespaces(&path("data"), &owner).unwrap();
+        assert_eq!(found, [path("space")]);
+        symlink(path("cron.d"), links.join("3")).unwrap();
+        let refused = tablespaces(&path("data"), &owner).unwrap_err();
+        assert_eq!(refused.id, "V21");
+    }
 }

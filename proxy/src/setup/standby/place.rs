@@ -1,16 +1,18 @@
 //! Where the standby's data directory is or will be, and how the new one takes the place of the old one: the old one is
 //! moved aside whole, never deleted, and only when the new one is complete.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 
+use super::super::apply::{Rights, replace};
 use super::super::conf;
 use super::super::files::Disk;
 use super::super::find::{self, Cluster, DEBIAN_CONFIGURATION, RHEL_DATA, Wanted, subdirectories};
+use super::super::ownership::give_directory;
 use super::super::version::{Major, V9_1};
 use crate::problem::Problem;
 
@@ -209,15 +211,12 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// An empty directory for the server's OS user alone; missing parents are made.
 pub(super) fn make_directory(path: &Path, owner: &User) -> io::Result<()> {
     fs::create_dir_all(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o700))?;
-    give(path, owner)
-}
-
-pub(super) fn give(path: &Path, owner: &User) -> io::Result<()> {
-    if Uid::effective().is_root() {
-        chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))?;
-    }
-    Ok(())
+    let rights = Rights {
+        mode: 0o700,
+        uid: owner.uid.as_raw(),
+        gid: owner.gid.as_raw(),
+    };
+    give_directory(path, rights)
 }
 
 /// A name for the old directory, with the moment in it.
@@ -276,19 +275,15 @@ pub(super) fn own_files(cluster: &Cluster) -> Vec<PathBuf> {
 pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Problem> {
     let one = |path: &PathBuf| -> io::Result<()> {
         let (old, new) = (from.join(path), to.join(path));
-        let metadata = fs::metadata(&old)?;
+        // What is read is what has these rights, whatever lies there a moment later.
+        let mut file = File::open(&old)?;
+        let (rights, mut content) = (Rights::of_metadata(&file.metadata()?), Vec::new());
+        file.read_to_end(&mut content)?;
         if let Some(parent) = new.parent().filter(|parent| !parent.exists()) {
             fs::create_dir_all(parent)?;
-            let of = fs::metadata(old.parent().unwrap_or(from))?;
-            chown(parent, Some(of.uid()), Some(of.gid()))?;
-            fs::set_permissions(parent, of.permissions())?;
+            give_directory(parent, Rights::of(old.parent().unwrap_or(from))?)?;
         }
-        let rights = super::super::apply::Rights {
-            mode: metadata.mode() & 0o7777,
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-        };
-        super::super::apply::replace(&new, &fs::read(&old)?, rights)
+        replace(&new, &content, rights)
     };
     files.iter().try_for_each(|path| {
         one(path).map_err(|error| {

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::find::Cluster;
+use super::super::ownership::make_log;
 use super::super::server::{Server, as_owner};
 use super::super::version::{V9_6, V10};
 use super::place;
@@ -134,8 +135,8 @@ fn unit(cluster: &Cluster) -> Option<String> {
 /// What a server that pg_ctl starts says before it has a log of its own.
 fn log(cluster: &Cluster) -> Result<PathBuf, String> {
     let path = place::beside(&cluster.data, ".log");
-    let made = fs::File::options().create(true).append(true).open(&path);
-    made.and_then(|_| place::give(&path, &cluster.owner))
+    let owner = &cluster.owner;
+    make_log(&path, owner.uid.as_raw(), owner.gid.as_raw())
         .map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(path)
 }
