@@ -1,20 +1,17 @@
 //! `pgtlsproxy join`: from a token to the files of a node.
 
-use std::io::{BufRead, Read};
 use std::process::ExitCode;
 
 use protocol::escape::visible;
 use zeroize::Zeroizing;
 
-use super::standby;
+use super::{secret, standby};
 use crate::cli::JoinFlags;
 use crate::enrol::{Join, Member};
 use crate::problem::Problem;
 use crate::renew::TIMER_UNIT;
 use crate::setup::{self, Way};
 
-/// Longer than any token; what is, is none.
-const LONGEST_LINE: u64 = 4096;
 /// Bytes that are shown of what another node says.
 const TEXT: usize = 512;
 
@@ -53,20 +50,14 @@ pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
 }
 
 fn read_line() -> Result<Zeroizing<String>, Vec<Problem>> {
-    let mut line = Zeroizing::new(String::new());
-    std::io::stdin()
-        .lock()
-        .take(LONGEST_LINE)
-        .read_line(&mut line)
-        .map_err(|error| {
-            vec![Problem::new(
-                "E01",
-                "no token can be read",
-                error.to_string(),
-                "give the line on standard input",
-            )]
-        })?;
-    Ok(line)
+    secret::line().map_err(|error| {
+        vec![Problem::new(
+            "E01",
+            "no token can be read",
+            error.to_string(),
+            "give the line on standard input",
+        )]
+    })
 }
 
 fn show(member: &Member) {

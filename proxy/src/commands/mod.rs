@@ -7,6 +7,7 @@ mod invite;
 mod join;
 mod remove;
 mod renew;
+mod secret;
 mod setup;
 mod standby;
 mod status;

@@ -5,8 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use zeroize::Zeroizing;
-
+use super::secret;
 use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
 use crate::problem::Problem;
 use crate::setup::{
@@ -249,24 +248,9 @@ fn login(flags: &SetupPrimary, facts: &Facts, sidecar: &Sidecar<'_>) -> Result<L
         );
     }
     let needed = !running.has_password && !flags.dry_run;
-    Ok(LoginBy::Password(needed.then(read_password).transpose()?))
-}
-
-/// One line from standard input: never from the command line, which everybody on the host can see.
-pub(super) fn read_password() -> Result<Zeroizing<String>, Problem> {
-    eprintln!("Password of the role, one line on standard input:");
-    let mut line = Zeroizing::new(String::new());
-    let read = std::io::stdin().read_line(&mut line);
-    let password = Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned());
-    if read.is_err() || password.is_empty() {
-        return Err(Problem::new(
-            "G02",
-            "no password was given",
-            "--password reads it from standard input",
-            "type one, or pipe it in",
-        ));
-    }
-    Ok(password)
+    Ok(LoginBy::Password(
+        needed.then(secret::password).transpose()?,
+    ))
 }
 
 /// Host and port, where one is given.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::setup::read_password;
+use super::secret;
 use crate::cli::{ConfigFlag, DoctorFlags, SetupStandby, StandbyFlags};
 use crate::doctor::examine;
 use crate::problem::Problem;
@@ -23,7 +23,7 @@ pub(super) fn run(flags: &SetupStandby) -> Result<ExitCode, Vec<Problem>> {
 
 /// What the flags that `join` has, too, wish for.
 pub(super) fn wishes(flags: &StandbyFlags, dir: &Path) -> Result<StandbyWishes, Vec<Problem>> {
-    let password = flags.password.then(read_password).transpose();
+    let password = flags.password.then(secret::password).transpose();
     Ok(StandbyWishes {
         dir: dir.to_owned(),
         cluster: flags.cluster.clone(),

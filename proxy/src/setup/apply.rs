@@ -440,9 +440,17 @@ pub(super) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
 }
 
 /// A new file in the place of the old one in one step.
-pub(super) fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
+fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
     let place = File::open(directory_of(path))?;
     Staged::write(place, path, content, rights)?.rename()
+}
+
+/// The same in a directory of PostgreSQL's OS user.
+pub(super) fn replace_theirs(path: &Path, content: &[u8], rights: Rights) -> Result<(), Problem> {
+    let place = ownership::open_place(path, directory_of(path))?;
+    Staged::write(place, path, content, rights)
+        .and_then(Staged::rename)
+        .map_err(|error| cannot("write", path, &error))
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -477,7 +485,7 @@ pub(crate) struct Staged {
 
 impl Staged {
     fn write(place: File, path: &Path, content: &[u8], rights: Rights) -> io::Result<Self> {
-        let directory = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
+        let directory = ownership::by_descriptor(&place);
         let temporary = temporary_of(&directory.join(name_of(path)?))?;
         // Of an earlier run that was killed.
         remove_if_there(&temporary)?;

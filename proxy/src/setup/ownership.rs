@@ -31,6 +31,28 @@ pub(super) fn give_directory(path: &Path, rights: Rights) -> io::Result<()> {
     directory.set_permissions(Permissions::from_mode(rights.mode))
 }
 
+/// Removes what is in a directory, which must be no link, but for what mkfs leaves in a file system of its own.
+pub(super) fn clear_directory(path: &Path) -> io::Result<()> {
+    let directory = open_directory(path)?;
+    for entry in fs::read_dir(by_descriptor(&directory))? {
+        let entry = entry?;
+        if entry.file_name() == "lost+found" {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A name of an open directory that leads nowhere else, whatever its own name leads to now.
+pub(super) fn by_descriptor(directory: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
 /// A file for somebody's output, made if need be. A link, or one that has another name elsewhere, is none.
 pub(super) fn make_log(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
     let file = OpenOptions::new()
@@ -176,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_not_given_away() {
+    fn a_link_is_neither_given_away_nor_emptied() {
         let place = tempfile::tempdir().unwrap();
         let (real, link) = (place.path().join("real"), place.path().join("link"));
         let rights = Rights {
@@ -191,6 +213,15 @@ mod tests {
         assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o755);
         give_directory(&real, rights).unwrap();
         assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o700);
+
+        for name in ["base", "lost+found"] {
+            fs::create_dir(real.join(name)).unwrap();
+            fs::write(real.join(name).join("file"), "").unwrap();
+        }
+        assert!(clear_directory(&link).is_err());
+        assert!(real.join("base/file").exists());
+        clear_directory(&real).unwrap();
+        assert!(!real.join("base").exists() && real.join("lost+found/file").exists());
 
         let (file, other) = (place.path().join("file"), place.path().join("other"));
         fs::write(&file, "").unwrap();

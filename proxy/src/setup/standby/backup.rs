@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::find::Cluster;
+use super::super::ownership::clear_directory;
 use super::super::server::{as_owner, output_of};
 use super::super::version::{BackupSource, Major, V9_4, basebackup_arguments};
 use super::progress::{Progress, Shown};
@@ -167,21 +168,7 @@ pub(super) fn clear(staging: &Path, is_ours: bool) -> Result<(), Problem> {
         "taking away what an interrupted base backup left in {}",
         staging.display()
     );
-    let cleared = fs::read_dir(staging).and_then(|entries| {
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_name() == "lost+found" {
-                continue;
-            }
-            if entry.file_type()?.is_dir() {
-                fs::remove_dir_all(entry.path())?;
-            } else {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
-    });
-    cleared.map_err(|error| {
+    clear_directory(staging).map_err(|error| {
         Problem::new(
             "G05",
             format!("cannot clear {}", staging.display()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::User;
 
-use super::super::apply::{Rights, Stage, StandbyCopy, replace};
+use super::super::apply::{Rights, Stage, StandbyCopy, replace_theirs};
 use super::super::facts::OWN_FILE;
 use super::super::version::BackupSource;
 use super::backup::{self, Backup};
@@ -147,14 +147,7 @@ impl Work<'_> {
             uid: owner.uid.as_raw(),
             gid: owner.gid.as_raw(),
         };
-        replace(&path, &content, rights).map_err(|error| {
-            Problem::new(
-                "G05",
-                format!("cannot write {}", path.display()),
-                error.to_string(),
-                "run setup as root, with room on that disk; then run it again",
-            )
-        })?;
+        replace_theirs(&path, &content, rights)?;
         Ok(true)
     }
 
@@ -222,14 +215,7 @@ impl Work<'_> {
             if path.exists() {
                 continue;
             }
-            replace(&path, text.as_bytes(), rights).map_err(|error| {
-                Problem::new(
-                    "G05",
-                    format!("cannot write {}", path.display()),
-                    error.to_string(),
-                    "run this again",
-                )
-            })?;
+            replace_theirs(&path, text.as_bytes(), rights)?;
         }
         Ok(())
     }

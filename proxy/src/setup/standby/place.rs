@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 
-use super::super::apply::{Rights, replace};
+use super::super::apply::{Rights, replace_theirs};
 use super::super::conf;
 use super::super::files::Disk;
 use super::super::find::{self, Cluster, DEBIAN_CONFIGURATION, RHEL_DATA, Wanted, subdirectories};
@@ -273,7 +273,7 @@ pub(super) fn own_files(cluster: &Cluster) -> Vec<PathBuf> {
 
 /// Copies those files, with mode and owner, from one directory to another.
 pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Problem> {
-    let one = |path: &PathBuf| -> io::Result<()> {
+    let read = |path: &PathBuf| -> io::Result<(Rights, Vec<u8>)> {
         let (old, new) = (from.join(path), to.join(path));
         // What is read is what has these rights, whatever lies there a moment later.
         let mut file = File::open(&old)?;
@@ -283,10 +283,10 @@ pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Pro
             fs::create_dir_all(parent)?;
             give_directory(parent, Rights::of(old.parent().unwrap_or(from))?)?;
         }
-        replace(&new, &content, rights)
+        Ok((rights, content))
     };
     files.iter().try_for_each(|path| {
-        one(path).map_err(|error| {
+        let (rights, content) = read(path).map_err(|error| {
             Problem::new(
                 "G05",
                 format!(
@@ -297,6 +297,7 @@ pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Pro
                 error.to_string(),
                 "run setup as root, with room on that disk; then run it again",
             )
-        })
+        })?;
+        replace_theirs(&to.join(path), &content, rights)
     })
 }
