@@ -1,6 +1,6 @@
 //! A secret as a line of standard input: never from the command line, which everybody on the host can see.
 
-use std::io::{self, BufRead, ErrorKind, Read};
+use std::io::{self, BufRead, ErrorKind};
 
 use zeroize::Zeroizing;
 
