@@ -5,28 +5,23 @@ use std::path::{Path, PathBuf};
 
 use super::super::apply::{Rights, Stage, StandbyCopy, replace};
 use super::super::facts::OWN_FILE;
+use super::super::plan::FileChange;
+use super::super::report::ReportedFile;
 use super::super::version::BackupSource;
+use super::back::Moved;
 use super::backup::{self, Backup};
 use super::place::{self, beside};
-use super::{Work, power};
+use super::{Work, elsewhere, power};
 use crate::problem::Problem;
 
-/// Where a tablespace of the old cluster's grows anew.
-const NEW: &str = ".pgtlsproxy-new";
+/// Where a tablespace or the WAL of the old cluster's grows anew.
+pub(super) const NEW: &str = ".pgtlsproxy-new";
 
 impl Work<'_> {
     /// A base backup beside the place.
     pub(super) fn copy(&mut self) -> Result<(), Problem> {
         let data = self.place.cluster.data.clone();
         let staging = place::staging(&data);
-        if self.place.occupied && staging == data {
-            return Err(Problem::new(
-                "V07",
-                format!("{} is a file system of its own", data.display()),
-                "it cannot be moved aside as a whole",
-                "stop its server, move its content into another directory by hand, then run this again",
-            ));
-        }
         let earlier = self.journal.copy().filter(|copy| copy.staging == staging);
         let aside = earlier.map_or_else(Vec::new, |copy| copy.aside.clone());
         let ours = earlier.is_some_and(|copy| matches!(copy.stage, Stage::Copying | Stage::Copied));
@@ -35,25 +30,57 @@ impl Work<'_> {
             stage: Stage::Copying,
             staging: staging.clone(),
             aside,
+            slot: self.slot.clone(),
         };
         self.journal.note_copy(note)?;
-        let cluster = &self.place.cluster;
-        let cannot = |path: &Path, error: std::io::Error| {
-            Problem::new(
-                "G05",
-                format!("cannot make {}", path.display()),
-                error.to_string(),
-                "run setup as root, with room on that disk",
-            )
-        };
-        place::make_directory(&staging, &cluster.owner).map_err(|error| cannot(&staging, error))?;
-        let mut mappings = self.wishes.mappings.clone();
-        for old in tablespaces(&data) {
-            let new = beside(&old, NEW);
-            backup::clear(&new, ours)?;
-            place::make_directory(&new, &cluster.owner).map_err(|error| cannot(&new, error))?;
-            mappings.push(format!("{}={}", old.display(), new.display()));
+        let (mappings, wal) = self.elsewhere(&data);
+        let new_places = mappings
+            .iter()
+            .map(|mapping| PathBuf::from(elsewhere::parts(mapping).1));
+        let mut made = Vec::new();
+        for directory in [staging.clone()]
+            .into_iter()
+            .chain(new_places)
+            .chain(wal.clone())
+        {
+            let grows = directory == staging || directory.to_string_lossy().ends_with(NEW);
+            if grows {
+                backup::clear(&directory, ours)?;
+            } else if directory.exists() {
+                // Its owner has prepared it; pg_basebackup refuses it if there is anything in it.
+                continue;
+            }
+            place::make_directory(&directory, &self.place.cluster.owner).map_err(|error| {
+                Problem::new(
+                    "G05",
+                    format!("cannot make {}", directory.display()),
+                    error.to_string(),
+                    "run setup as root, with room on that disk",
+                )
+            })?;
+            made.push(directory);
         }
+        let copied = self.back_up(&staging, mappings, wal);
+        if copied.is_err() {
+            // pg_basebackup takes away what it has written; what is left otherwise is for the next run.
+            for directory in made.iter().rev() {
+                let _ = fs::remove_dir(directory);
+            }
+        }
+        copied?;
+        self.report
+            .steps
+            .push(format!("base backup of {}", self.node.upstream()));
+        self.note(Stage::Copied)
+    }
+
+    fn back_up(
+        &self,
+        staging: &Path,
+        mappings: Vec<String>,
+        wal: Option<PathBuf>,
+    ) -> Result<(), Problem> {
+        let cluster = &self.place.cluster;
         let made = match &self.slot {
             Some(slot) => self.upstream.make_slot(slot, cluster.major, true)?,
             None => false,
@@ -70,12 +97,12 @@ impl Work<'_> {
             },
             application_name: &self.node.name,
             passfile: self.passfile.as_deref(),
-            staging: &staging,
+            staging,
             mappings,
+            wal,
         };
         eprintln!("copying {} through the proxy", self.node.upstream());
-        backup.run()?;
-        self.note(Stage::Copied)
+        backup.run(|| self.upstream.tablespaces())
     }
 
     /// The copy takes the place; what is there is moved aside. A run that is killed in between is taken up here.
@@ -88,9 +115,12 @@ impl Work<'_> {
         let data = cluster.data.clone();
         let copy = self.journal.copy().cloned();
         let staging = copy.map_or_else(|| place::staging(&data), |copy| copy.staging);
-        if staging.exists() {
+        // One that grew inside is empty once all has moved up.
+        let inside = staging != data && staging.starts_with(&data);
+        let is_moved = inside && data.join("PG_VERSION").exists();
+        if staging.exists() && !is_moved {
             // Before anything could start a server there: one without it is a second primary, in silence.
-            self.mark(&staging)?;
+            self.mark_copy(&staging)?;
             if staging != data && data.join("PG_VERSION").exists() {
                 let major = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
                 if major.parse() == Ok(cluster.major) {
@@ -104,11 +134,13 @@ impl Work<'_> {
                 }
                 self.move_aside(&data)?;
             }
-            if staging != data {
+            if inside {
+                place::move_up(&staging, &data, &cluster.owner)?;
+            } else if staging != data {
                 place::rename(&staging, &data)?;
             }
         }
-        self.settle_tablespaces(&data)?;
+        self.settle(&data)?;
         self.complete(&data)?;
         self.note(Stage::Placed)
     }
@@ -119,10 +151,17 @@ impl Work<'_> {
             stage: Stage::Copied,
             staging: place::staging(path),
             aside: Vec::new(),
+            slot: None,
         });
         copy.aside.push((aside.clone(), path.to_owned()));
+        // What an earlier setup changed in there is undone there, too.
+        self.journal.follow(path, &aside)?;
         self.journal.note_copy(copy)?;
         place::rename(path, &aside)?;
+        self.report.moved.push(Moved {
+            from: path.to_owned(),
+            to: aside.clone(),
+        });
         eprintln!(
             "moved {} aside: it is {} now",
             path.display(),
@@ -131,42 +170,54 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Writes `standby.signal` or `recovery.conf` into a directory, if it is not there.
-    pub(super) fn mark(&self, directory: &Path) -> Result<bool, Problem> {
-        let (name, content) = self.following().marker();
-        let path = directory.join(name);
-        if fs::read(&path).ok().as_ref() == Some(&content) {
+    /// Writes `standby.signal` or `recovery.conf` into a copy that has not got its place yet.
+    fn mark_copy(&self, staging: &Path) -> Result<(), Problem> {
+        let Some((change, rights)) = self.marker(staging) else {
+            return Ok(());
+        };
+        replace(&change.path, &change.new, rights).map_err(|error| {
+            Problem::new(
+                "G05",
+                format!("cannot write {}", change.path.display()),
+                error.to_string(),
+                "run setup as root, with room on that disk; then run it again",
+            )
+        })
+    }
+
+    /// Writes it into the data directory, if it is not there; true if it was not.
+    pub(super) fn mark(&mut self) -> Result<bool, Problem> {
+        let Some((change, rights)) = self.marker(&self.place.cluster.data) else {
             return Ok(false);
-        }
+        };
+        self.report.files.push(ReportedFile::of(&change));
+        self.journal.write_marker(&change, rights)?;
+        Ok(true)
+    }
+
+    /// What says that it is a standby, if that is still to be written.
+    pub(super) fn marker(&self, directory: &Path) -> Option<(FileChange, Rights)> {
+        let (name, new) = self.following().marker();
+        let path = directory.join(name);
         let owner = &self.place.cluster.owner;
         let rights = Rights {
             mode: 0o600,
             uid: owner.uid.as_raw(),
             gid: owner.gid.as_raw(),
         };
-        replace(&path, &content, rights).map_err(|error| {
-            Problem::new(
-                "G05",
-                format!("cannot write {}", path.display()),
-                error.to_string(),
-                "run setup as root, with room on that disk; then run it again",
-            )
-        })?;
-        Ok(true)
+        let is_there = match fs::read(&path) {
+            // That it exists is all that standby.signal says.
+            Ok(old) => new.is_empty() || old == new,
+            Err(_) => false,
+        };
+        (!is_there).then_some((FileChange { path, new }, rights))
     }
 
-    /// The old cluster's tablespaces lay where the new ones belong: they are moved aside, too.
-    fn settle_tablespaces(&mut self, data: &Path) -> Result<(), Problem> {
-        let links = fs::read_dir(data.join("pg_tblspc"));
-        for link in links
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-        {
-            let Ok(new) = fs::read_link(&link) else {
-                continue;
-            };
+    /// The old cluster's tablespaces and WAL lay where the new ones belong: they are moved aside, too, and the links of
+    /// the old data directory go with them, so that it never reaches into the new one.
+    fn settle(&mut self, data: &Path) -> Result<(), Problem> {
+        let links = elsewhere::links(data);
+        for (link, new) in &links {
             let name = new.to_string_lossy().into_owned();
             let Some(place) = name.strip_suffix(NEW).map(PathBuf::from) else {
                 continue;
@@ -175,21 +226,26 @@ impl Work<'_> {
                 if place.exists() {
                     self.move_aside(&place)?;
                 }
-                place::rename(&new, &place)?;
+                place::rename(new, &place)?;
             }
-            let temporary = beside(&link, ".link");
-            let _ = fs::remove_file(&temporary);
-            let linked = std::os::unix::fs::symlink(&place, &temporary);
-            linked
-                .and_then(|()| fs::rename(&temporary, &link))
-                .map_err(|error| {
-                    Problem::new(
-                        "G05",
-                        format!("cannot link {}", link.display()),
-                        error.to_string(),
-                        "run this again",
-                    )
-                })?;
+            elsewhere::relink(link, &place)?;
+        }
+        let aside = self.journal.copy().map(|copy| copy.aside.clone());
+        let aside = aside.unwrap_or_default();
+        let mut old = None;
+        for (now, before) in &aside {
+            if before == data {
+                old = Some(now);
+                continue;
+            }
+            let links = old.map_or_else(Vec::new, |old| elsewhere::links(old));
+            for (link, _) in links.iter().filter(|(_, to)| to == before) {
+                elsewhere::relink(link, now)?;
+            }
+        }
+        // Prepared for a tablespace that the primary does not have.
+        for (_, to) in old.map_or_else(Vec::new, |old| elsewhere::links(old)) {
+            let _ = fs::remove_dir(beside(&to, NEW));
         }
         Ok(())
     }
@@ -229,15 +285,4 @@ impl Work<'_> {
         }
         Ok(())
     }
-}
-
-/// Where the tablespaces of this data directory lie, but for those inside it.
-fn tablespaces(data: &Path) -> Vec<PathBuf> {
-    let links = fs::read_dir(data.join("pg_tblspc"));
-    let places = links
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok());
-    places.filter(|place| place.is_absolute()).collect()
 }
