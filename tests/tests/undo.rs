@@ -588,6 +588,31 @@ fn an_old_primary_comes_back_with_nothing_of_setup_in_it() {
     assert_eq!(primary.node.query("select n from lost"), "1");
 }
 
+#[test]
+fn a_dry_run_is_told_before_there_is_a_tunnel_or_a_primary() {
+    let mut host = Host::new("db1", 15);
+    host.node.start();
+    host.setup_primary(&["--name", "db1"]).unwrap();
+    let before = (own_files(&host), configuration(&host.node));
+    let words = ["--from", "db9.example.com:5443", "--replace", "--dry-run"];
+    let shown = host.setup_standby(&words).unwrap();
+    let expected = "+connect = [\"db9.example.com:5443\"]";
+    assert!(shown.contains(expected), "{shown}");
+
+    let (_primary, mut standby) = joined(15, &[]);
+    standby.stop_serving();
+    let shown = standby.setup_standby(&["--replace", "--dry-run"]).unwrap();
+    for expected in [
+        "[V03]",
+        "does not run",
+        "+primary_conninfo = '",
+        "# pg_basebackup from",
+    ] {
+        assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+    assert_eq!((own_files(&host), configuration(&host.node)), before);
+}
+
 /// A copy of the primary made by hand in the standby's place, with the standby's own configuration.
 fn copy_by_hand(standby: &Host, copy: impl FnOnce(&Path)) {
     let (data, old) = (
@@ -698,4 +723,108 @@ fn undo_takes_away_a_copy_that_never_got_its_place() {
     said(undo.stdin(Stdio::null())).unwrap();
     assert!(!staging.exists());
     same_tree(&tree(&standby.node.data()), &before);
+}
+
+/// Runs it under strace; with `kill` it is killed at that rename. True if it was; else the renames that it made.
+fn traced(command: &Command, kill: Option<usize>, log: &Path) -> (bool, Vec<String>) {
+    use std::os::unix::process::ExitStatusExt;
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-e", "trace=rename", "-o"]).arg(log);
+    if let Some(when) = kill {
+        strace.args(["-e", &format!("inject=rename:signal=KILL:when={when}")]);
+    }
+    strace.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        strace.env(name, value.unwrap());
+    }
+    let output = strace.stdin(Stdio::null()).output().unwrap();
+    let killed = output.status.signal() == Some(9) || output.status.code() == Some(137);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(killed || output.status.success(), "{text}");
+    let calls = fs::read_to_string(log).unwrap();
+    (killed, calls.lines().map(str::to_owned).collect())
+}
+
+/// What a kill, or a standby's own copy, leaves beside.
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if name.contains(".standby") || name.ends_with(".pgtlsproxy-new") {
+            fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_kill_between_any_two_steps_of_the_exchange_is_made_good() {
+    let (primary, mut standby) = joined(15, &[]);
+    let (far, here) = (Scratch::new("far"), Scratch::new("here"));
+    running(&mut standby);
+    let mut mapping = Vec::new();
+    for (host, place) in [(&primary, &far), (&standby, &here)] {
+        let location = place.path().join("space");
+        fs::create_dir(&location).unwrap();
+        let mut chown = Command::new("chown");
+        run(chown.arg("--reference").arg(place.path()).arg(&location)).unwrap();
+        let location = location.display().to_string();
+        host.node
+            .query(&format!("create tablespace space location '{location}'"));
+        host.node
+            .query("create table spread tablespace space as select 7 as n");
+        mapping.push(location);
+    }
+    standby.node.stop(Stop::Fast);
+    let mapping = mapping.join("=");
+    let words = ["--replace", "--tablespace-mapping", &mapping];
+    let (data, log) = (standby.node.data(), far.path().join("strace"));
+    let before = (tree(&data), tree(here.path()));
+    let back = |standby: &mut Host| {
+        let said = standby.undo_with(&["--bring-back"]).unwrap();
+        sweep(standby.node.socket_dir());
+        sweep(here.path());
+        same_tree(&tree(&standby.node.data()), &before.0);
+        same_tree(&tree(here.path()), &before.1);
+        said
+    };
+
+    let command = mortal_free(&mut standby, &words);
+    let (_, calls) = traced(&command, None, &log);
+    back(&mut standby);
+    let of_data = format!("rename(\"{}\",", data.display());
+    let first = calls
+        .iter()
+        .position(|call| call.starts_with(&of_data))
+        .unwrap();
+    let mut kills = 0;
+    // From the note before the old directory goes to the note that the new one is in its place.
+    for when in first..first + 12 {
+        let command = mortal_free(&mut standby, &words);
+        let (killed, _) = traced(&command, Some(when), &log);
+        assert!(killed);
+        kills += 1;
+        if when % 2 == 0 {
+            let said = standby.setup_standby(&words).unwrap();
+            assert!(said.contains("It streams"), "{said}");
+            assert_eq!(standby.node.query("select n from spread"), "7");
+        }
+        let said = back(&mut standby);
+        println!("{when} of {}: {said}", calls.len());
+    }
+    assert_eq!(kills, 12);
+    standby.node.start();
+    assert_eq!(standby.node.query("select n from before"), "1");
+    assert_eq!(standby.node.query("select n from spread"), "7");
+}
+
+/// The command itself, without what ends it with the test.
+fn mortal_free(host: &mut Host, words: &[&str]) -> Command {
+    let made = host.standby_command(words);
+    let arguments: Vec<_> = made.get_args().map(ToOwned::to_owned).collect();
+    let mut command = Command::new(programs::pgtlsproxy());
+    // setpriv --pdeathsig KILL PROGRAM ...
+    command.args(&arguments[3..]);
+    for (name, value) in made.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command
 }

@@ -80,6 +80,11 @@ pub(crate) fn discard(journal: &mut Journal, data: &Path) -> Result<bool, Proble
 /// ever leads into the other's parts.
 pub(crate) fn bring_back(journal: &mut Journal, data: &Path) -> Result<Vec<Moved>, Problem> {
     let mut moved = Vec::new();
+    let aside = journal.copy().map(|copy| copy.aside.clone());
+    for directory in aside.iter().flatten().map(|(aside, _)| aside.as_path()) {
+        elsewhere::sweep(directory);
+    }
+    elsewhere::sweep(data);
     while let Some(mut copy) = journal.copy().cloned() {
         let Some((aside, place)) = copy.aside.pop() else {
             break;

@@ -243,6 +243,9 @@ impl Work<'_> {
                 elsewhere::relink(link, now)?;
             }
         }
+        for directory in old.map(PathBuf::as_path).into_iter().chain([data]) {
+            elsewhere::sweep(directory);
+        }
         // Prepared for a tablespace that the primary does not have.
         for (_, to) in old.map_or_else(Vec::new, |old| elsewhere::links(old)) {
             let _ = fs::remove_dir(beside(&to, NEW));

@@ -16,6 +16,8 @@ use crate::problem::Problem;
 
 /// From 10 on, and before.
 const WAL_DIRECTORIES: [&str; 2] = ["pg_wal", "pg_xlog"];
+/// A link that is to replace another.
+const TEMPORARY: &str = ".pgtlsproxy-link";
 
 /// Whether entries can be made and renamed where this path is one.
 pub(super) fn may_write_beside(path: &Path) -> bool {
@@ -75,9 +77,22 @@ pub(super) fn links(data: &Path) -> Vec<(PathBuf, PathBuf)> {
         .iter()
         .map(|name| data.join(name))
         .chain(tablespaces.map(|entry| entry.path()))
+        .filter(|link| !link.to_string_lossy().ends_with(TEMPORARY))
         .filter_map(|link| fs::read_link(&link).ok().map(|to| (link, to)))
         .filter(|(_, to)| to.is_absolute())
         .collect()
+}
+
+/// Takes away links that a kill has left half-way.
+pub(super) fn sweep(data: &Path) {
+    let tablespaces = fs::read_dir(data.join("pg_tblspc"));
+    let tablespaces = tablespaces.into_iter().flatten().flatten();
+    let wal = WAL_DIRECTORIES.map(|name| place::beside(&data.join(name), TEMPORARY));
+    for path in tablespaces.map(|entry| entry.path()).chain(wal) {
+        if path.to_string_lossy().ends_with(TEMPORARY) {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Whether this link of a data directory is that of its WAL.
@@ -87,7 +102,7 @@ pub(super) fn is_wal(link: &Path) -> bool {
 
 /// Leads a link elsewhere, in one step.
 pub(super) fn relink(link: &Path, to: &Path) -> Result<(), Problem> {
-    let temporary = place::beside(link, ".pgtlsproxy-link");
+    let temporary = place::beside(link, TEMPORARY);
     let _ = fs::remove_file(&temporary);
     std::os::unix::fs::symlink(to, &temporary)
         .and_then(|()| {

@@ -30,7 +30,6 @@ pub(super) fn show(wishes: &StandbyWishes, mut place: Place) -> Result<Ended, Ve
         dry_run: true,
         ..StandbyReport::default()
     };
-    let mut node = Node::load(&wishes.dir)?;
     let mut turned = false;
     if let Some(target) = &wishes.from {
         let owner = &place.cluster.owner.name;
@@ -38,6 +37,21 @@ pub(super) fn show(wishes: &StandbyWishes, mut place: Place) -> Result<Ended, Ve
             report.files.push(ReportedFile::of(&change));
             turned = true;
         }
+    }
+    let mut node = match (Node::load(&wishes.dir), &wishes.from) {
+        // It gets its client tunnel by this very run.
+        (Err(problems), Some(target)) if problems.iter().any(|problem| problem.id == "V02") => {
+            report.upstream = target.to_string();
+            report.changed = true;
+            report.steps.push(
+                "what else is to be done is known once it has that tunnel: run this again then"
+                    .to_owned(),
+            );
+            return Ok(Ended::Shown(Box::new(report)));
+        }
+        (node, _) => node?,
+    };
+    if let Some(target) = &wishes.from {
         node.targets = vec![target.clone()];
     }
     report.upstream = node.upstream();
