@@ -451,18 +451,21 @@ impl Journal {
             );
             let entry = self.content.files.pop();
             self.save()?;
-            let kept = entry.map(|entry| (entry.original, entry.written));
-            for name in kept.into_iter().flat_map(|(original, written)| {
-                original
-                    .into_iter()
-                    .chain(Some(written))
-                    .filter(|name| !name.is_empty())
-            }) {
-                let path = self.directory.join(name);
-                remove_if_there(&path).map_err(|error| cannot("remove", &path, &error))?;
+            if let Some(entry) = entry.filter(|entry| entry.path.ends_with(passfile::NAME)) {
+                self.forget_kept(&entry)?;
             }
         }
         Ok(undone)
+    }
+
+    /// Setup of before kept whole password files.
+    fn forget_kept(&self, entry: &FileEntry) -> Result<(), Problem> {
+        let kept = entry.original.iter().chain([&entry.written]);
+        for name in kept.filter(|name| !name.is_empty()) {
+            let path = self.directory.join(name);
+            remove_if_there(&path).map_err(|error| cannot("remove", &path, &error))?;
+        }
+        Ok(())
     }
 
     fn undo_file(&self, entry: &FileEntry) -> io::Result<Undone> {

@@ -10,6 +10,9 @@ use zeroize::Zeroizing;
 
 use crate::problem::Problem;
 
+/// The name of our own, in the node's directory.
+pub(super) const NAME: &str = "pgpass";
+
 /// So that whoever reads the journal cannot try passwords fast; some 20 ms each.
 const ROUNDS: NonZeroU32 = match NonZeroU32::new(100_000) {
     Some(rounds) => rounds,

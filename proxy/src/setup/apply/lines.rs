@@ -186,6 +186,7 @@ mod tests {
         old();
         let undone = Journal::open(&state).unwrap().undo_files().unwrap();
         assert_eq!(undone, [Undone::Removed(file.clone())]);
+        assert!(!is_kept(&state, "old"));
         for (next, changes) in [("h:1:*:r:old\n", false), ("h:1:*:r:new\n", true)] {
             old();
             let mut journal = Journal::open(&state).unwrap();

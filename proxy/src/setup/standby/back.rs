@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use super::super::apply::{Journal, Stage, StandbyCopy};
 use super::super::find::Cluster;
+use super::super::passfile;
 use super::copy::NEW;
 use super::node::Node;
 use super::place::{self, beside};
 use super::upstream::Upstream;
-use super::{PASSFILE, backup, elsewhere, power};
+use super::{backup, elsewhere, power};
 use crate::problem::Problem;
 
 /// A directory that was moved.
@@ -31,7 +32,7 @@ pub(crate) fn stop(directory: &Path, journal: &Journal, cluster: &Cluster) -> Re
     let Some(slot) = journal.copy().and_then(|copy| copy.slot.as_ref()) else {
         return Ok(());
     };
-    let passfile = directory.join(PASSFILE);
+    let passfile = directory.join(passfile::NAME);
     let dropped = Node::load(directory).map(|node| {
         let upstream = Upstream {
             psql: cluster.program("psql"),

@@ -40,9 +40,6 @@ use node::Node;
 use place::Place;
 use upstream::{Primary, Upstream};
 
-/// Where the daemon's own password file for PostgreSQL is, in the node's directory.
-const PASSFILE: &str = "pgpass";
-
 /// What the standby's data directory is made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -281,7 +278,7 @@ fn turn(
 }
 
 fn passfile_of(directory: &Path) -> PathBuf {
-    let path = directory.join(PASSFILE);
+    let path = directory.join(passfile::NAME);
     std::path::absolute(&path).unwrap_or(path)
 }
 
