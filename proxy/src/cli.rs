@@ -89,9 +89,11 @@ pub(crate) enum SetupCommand {
     #[command(
         after_help = "Example:\n  pgtlsproxy setup standby --replace\n  pgtlsproxy setup standby --from db2.example.com:5443 --rewind     an old primary comes back\n\nRun it as root on a node that has joined. A second run changes nothing, and takes up what was interrupted."
     )]
-    Standby(SetupStandby),
+    Standby(Box<SetupStandby>),
     /// Put back every file that setup changed, and drop the slots that it made
-    #[command(after_help = "Example:\n  pgtlsproxy setup undo")]
+    #[command(
+        after_help = "Example:\n  pgtlsproxy setup undo\n  pgtlsproxy setup undo --bring-back     the data directory from before it was a standby, too"
+    )]
     Undo(SetupUndo),
 }
 
@@ -175,6 +177,9 @@ pub(crate) struct SetupStandby {
     /// Show what would be done, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Print what was done as JSON (docs/setup.md)
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// How a standby is made; `join` takes these, too.
@@ -210,6 +215,9 @@ pub(crate) struct StandbyFlags {
     /// Where a tablespace of the primary goes, as pg_basebackup has it; may be given again
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) tablespace_mapping: Vec<String>,
+    /// Where WAL goes, if not into the data directory [default: where the old cluster has it]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) waldir: Option<PathBuf>,
     /// How long it may take from the start of the server until it streams
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = humantime::parse_duration)]
     pub(crate) within: Duration,
@@ -220,6 +228,9 @@ pub(crate) struct SetupUndo {
     /// Where the proxy's own files are
     #[arg(long, value_name = "DIR", default_value = "/etc/pgtlsproxy")]
     pub(crate) dir: PathBuf,
+    /// Move what was there before a standby was made back to its place; the standby is stopped and moved aside
+    #[arg(long)]
+    pub(crate) bring_back: bool,
     /// Print what was done as JSON (docs/setup.md)
     #[arg(long)]
     pub(crate) json: bool,

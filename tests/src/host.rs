@@ -134,7 +134,8 @@ impl Host {
 
     /// `pgtlsproxy setup standby` with these words.
     pub fn setup_standby(&mut self, words: &[&str]) -> Result<String, String> {
-        said(self.standby_command(words).stdin(Stdio::null()))
+        let input = self.input();
+        said(self.standby_command(words).stdin(input))
     }
 
     /// The same, to be started.
@@ -153,7 +154,13 @@ impl Host {
 
     /// `pgtlsproxy setup undo`.
     pub fn undo(&mut self) -> Result<String, String> {
-        said(self.command(&["setup", "undo"], &[]).stdin(Stdio::null()))
+        self.undo_with(&[])
+    }
+
+    /// The same, with these words.
+    pub fn undo_with(&mut self, words: &[&str]) -> Result<String, String> {
+        let words = [&["setup", "undo"], words].concat();
+        said(self.command(&words, &[]).stdin(Stdio::null()))
     }
 
     /// What the timer of `pgtlsproxy renew` does on each host.

@@ -157,7 +157,7 @@ impl Node {
 
     /// Starts the server and does not wait: it may never become ready.
     pub fn launch(&mut self) {
-        assert!(self.process.is_none(), "{} runs already", self.name);
+        assert!(!self.is_running(), "{} runs already", self.name);
         let mut server = as_postgres(&self.programs.join("postgres"));
         server.arg("-D").arg(self.data());
         server.args([

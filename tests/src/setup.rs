@@ -228,6 +228,72 @@ pub fn configuration(node: &Node) -> Configuration {
     files.map(read).collect()
 }
 
+/// A file, link or directory as `ls -l` and a look inside would tell it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What is in a file; where a link leads.
+    pub content: Option<u64>,
+    /// Type and mode.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// When a file's content was changed: seconds and nanoseconds.
+    pub modified: Option<(i64, i64)>,
+}
+
+/// All that is in a directory, itself included, by its path below it.
+pub fn tree(root: &Path) -> BTreeMap<PathBuf, Seen> {
+    let mut seen = BTreeMap::new();
+    look(root, Path::new(""), &mut seen);
+    seen
+}
+
+fn look(root: &Path, below: &Path, seen: &mut BTreeMap<PathBuf, Seen>) {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    use std::os::unix::fs::MetadataExt;
+    let path = root.join(below);
+    let metadata = fs::symlink_metadata(&path).unwrap();
+    let hash = |bytes: &[u8]| {
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        hasher.finish()
+    };
+    let kind = metadata.file_type();
+    let content = match () {
+        () if kind.is_file() => Some(hash(&fs::read(&path).unwrap())),
+        () if kind.is_symlink() => Some(hash(
+            fs::read_link(&path).unwrap().as_os_str().as_encoded_bytes(),
+        )),
+        () => None,
+    };
+    let modified = kind
+        .is_file()
+        .then(|| (metadata.mtime(), metadata.mtime_nsec()));
+    let one = Seen {
+        content,
+        mode: metadata.mode(),
+        owner: (metadata.uid(), metadata.gid()),
+        modified,
+    };
+    seen.insert(below.to_owned(), one);
+    if kind.is_dir() {
+        for entry in fs::read_dir(&path).unwrap() {
+            look(root, &below.join(entry.unwrap().file_name()), seen);
+        }
+    }
+}
+
+/// Asserts that two trees are the same, and names what differs.
+#[track_caller]
+pub fn same_tree(now: &BTreeMap<PathBuf, Seen>, before: &BTreeMap<PathBuf, Seen>) {
+    let paths = now.keys().chain(before.keys());
+    let differing: Vec<_> = paths
+        .filter(|path| now.get(*path) != before.get(*path))
+        .map(|path| (path, before.get(path), now.get(path)))
+        .collect();
+    assert!(differing.is_empty(), "{differing:#?}");
+}
+
 /// The pg_rewind of a major, where one can be had.
 pub fn pg_rewind(node: &Node) -> Option<Command> {
     let program = match node.major() {

@@ -18,7 +18,7 @@ const TEXT: usize = 512;
 pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
     let token = Zeroizing::new(flags.token);
     let token = if *token == "-" { read_line()? } else { token };
-    let wishes = standby::wishes(&flags.standby, &flags.dir)?;
+    let wishes = standby::wishes(&flags.standby, &flags.dir, false)?;
     setup::ensure_user(&flags.dir, &flags.standby.os_user).map_err(|problem| vec![problem])?;
     let join = Join {
         directory: flags.dir,
@@ -36,7 +36,7 @@ pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
         Some(true) if wishes.way != Way::Replace => {
             "pgtlsproxy setup standby --replace (PostgreSQL here holds data already: they are moved aside, never deleted)"
         }
-        Some(_) => return standby::make(&wishes),
+        Some(_) => return standby::make(&wishes, false),
     };
     if member.timer_written {
         eprintln!("Its certificate renews itself by: systemctl enable --now {TIMER_UNIT}");

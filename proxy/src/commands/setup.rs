@@ -96,7 +96,12 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         eprintln!("pgtlsproxy: {warning}");
     }
     report.warnings.clone_from(&plan.warnings);
-    report.files = plan.files.iter().chain(&own).map(reported).collect();
+    report.files = plan
+        .files
+        .iter()
+        .chain(&own)
+        .map(ReportedFile::of)
+        .collect();
     report.changed = !(plan.is_empty() && own.is_empty() && certificates.is_empty());
     report.restart_needed.clone_from(&plan.restart_for);
     if server.is_none() {
@@ -202,15 +207,6 @@ fn tell(
     Ok(())
 }
 
-fn reported(change: &FileChange) -> ReportedFile {
-    let old = fs::read(&change.path).ok();
-    ReportedFile {
-        diff: setup::unified(&change.path, old.as_deref(), &change.new),
-        created: old.is_none(),
-        path: change.path.clone(),
-    }
-}
-
 /// What belongs on standard output: for programs everything, for a person what he has to carry to the standbys.
 fn show(json: bool, report: &PrimaryReport) -> Result<(), Vec<Problem>> {
     if json {
@@ -313,6 +309,12 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
             report.steps.push(entry.what.clone());
         }
         journal.forget_sql()?;
+        if flags.bring_back
+            && journal.copy().is_some()
+            && let Some(cluster) = &cluster
+        {
+            setup::stop_standby(&flags.dir, &journal, cluster)?;
+        }
     } else {
         for entry in &told {
             eprintln!(
@@ -334,16 +336,25 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
                     path.display()
                 );
             }
+            Undone::LineTaken(path) => eprintln!(
+                "{} holds what is of others: only the line of pgtlsproxy was taken out",
+                path.display()
+            ),
+            Undone::Kept(path) => eprintln!(
+                "{} stays: without it this would be a second primary",
+                path.display()
+            ),
             Undone::Left(path) => eprintln!(
                 "{} was changed by others since: it stays as it is",
                 path.display()
             ),
         }
     }
-    if let Some(server) = &server {
+    let stopped = flags.bring_back && journal.copy().is_some();
+    if let Some(server) = server.filter(|_| !stopped) {
         server.query("SELECT pg_reload_conf()")?;
     }
-    super::standby::undo(&mut journal)?;
+    super::standby::undo(&mut journal, flags.bring_back, &mut report)?;
     eprintln!(
         "Roles, certificates and the CA stay. Settings that need a restart go with the next one."
     );

@@ -1,6 +1,8 @@
 //! The only writer of PostgreSQL's files: atomically, with mode and owner kept, and with a journal of what was there before,
 //! outside the data directory. The journal is on disk before the file changes, so that a kill at any moment can be undone.
 
+mod lines; // of a password file
+
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -12,10 +14,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag};
 use nix::unistd::linkat;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::block;
 use super::files::{Disk, Files};
 use super::ownership;
+use super::passfile;
 use super::plan::FileChange;
 use crate::problem::Problem;
 
@@ -49,9 +53,18 @@ struct FileEntry {
     path: PathBuf,
     /// The copy of what was there, in the directory of the journal; none if nothing was.
     original: Option<String>,
-    /// The copy of what setup wrote.
+    /// The copy of what setup wrote; empty where only `lines` are ours.
     written: String,
     rights: Rights,
+    /// The lines of a password file that setup wrote: the last, and those before that it may still hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<passfile::Mark>,
+    /// Setup made that password file.
+    #[serde(default)]
+    made: bool,
+    /// It says that the server is a standby, and stays where nothing was before: without it there would be two primaries.
+    #[serde(default)]
+    marker: bool,
 }
 
 /// One thing that the server was told and can be told back.
@@ -83,6 +96,9 @@ pub(crate) struct StandbyCopy {
     pub(crate) staging: PathBuf,
     /// Directories that were moved aside, and where they had been.
     pub(crate) aside: Vec<(PathBuf, PathBuf)>,
+    /// The slot that is made for it at the primary.
+    #[serde(default)]
+    pub(crate) slot: Option<String>,
 }
 
 /// What is done, as far as it is known.
@@ -104,7 +120,8 @@ pub(crate) enum Stage {
 pub(crate) struct Journal {
     directory: PathBuf,
     content: Content,
-    _lock: Flock<File>,
+    /// None: it was opened to be looked at.
+    lock: Option<Flock<File>>,
 }
 
 /// What undo made of a file.
@@ -119,8 +136,12 @@ pub(crate) enum Undone {
     Unchanged(PathBuf),
     /// Others changed it since: only the marked block went.
     BlockTaken(PathBuf),
+    /// Only the line of setup's went: what else is in it is of others.
+    LineTaken(PathBuf),
     /// Others changed it since, and what is ours in it cannot be told from theirs.
     Left(PathBuf),
+    /// It says that the server is a standby: it was not there before, and without it there would be a second primary.
+    Kept(PathBuf),
 }
 
 impl Journal {
@@ -152,6 +173,14 @@ impl Journal {
                 "wait for it to end",
             )
         })?;
+        Ok(Self {
+            lock: Some(lock),
+            ..Self::look(directory)?
+        })
+    }
+
+    /// What the journal in this directory says, to be looked at alone; empty if there is none.
+    pub(crate) fn look(directory: &Path) -> Result<Self, Problem> {
         let path = directory.join(JOURNAL);
         let content = match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
@@ -162,7 +191,7 @@ impl Journal {
         Ok(Self {
             directory: directory.to_owned(),
             content,
-            _lock: lock,
+            lock: None,
         })
     }
 
@@ -189,6 +218,40 @@ impl Journal {
     /// Forgets it: what was moved aside is its owner's business from now on.
     pub(crate) fn forget_copy(&mut self) -> Result<(), Problem> {
         self.content.copy = None;
+        self.save()
+    }
+
+    /// A directory is about to be moved: what setup changed in it before is undone where it will be as well.
+    pub(crate) fn follow(&mut self, from: &Path, to: &Path) -> Result<(), Problem> {
+        for index in 0..self.content.files.len() {
+            let Some(entry) = self.content.files.get(index) else {
+                break;
+            };
+            let Ok(below) = entry.path.strip_prefix(from) else {
+                continue;
+            };
+            if entry.written.is_empty() || !entry.path.exists() {
+                continue;
+            }
+            let again = |name: &str| {
+                let number = self.content.files.len();
+                let end = name.rsplit('.').next().unwrap_or_default();
+                let text = self.kept(name);
+                let text =
+                    text.map_err(|error| cannot("read", &self.directory.join(name), &error))?;
+                self.keep(&format!("{number}.{end}"), &text)
+            };
+            let entry = FileEntry {
+                path: to.join(below),
+                original: entry.original.as_deref().map(again).transpose()?,
+                written: again(&entry.written)?,
+                rights: entry.rights,
+                lines: Vec::new(),
+                made: false,
+                marker: false,
+            };
+            self.content.files.push(entry);
+        }
         self.save()
     }
 
@@ -278,8 +341,18 @@ impl Journal {
 
     fn save(&self) -> Result<(), Problem> {
         let path = self.directory.join(JOURNAL);
+        if self.lock.is_none() {
+            return Err(cannot(
+                "write",
+                &path,
+                &ErrorKind::ReadOnlyFilesystem.into(),
+            ));
+        }
         let text = serde_json::to_vec_pretty(&self.content)
             .map_err(|error| cannot("write", &path, &error.into()))?;
+        if fs::read(&path).ok().as_ref() == Some(&text) {
+            return Ok(());
+        }
         let own = Rights {
             mode: 0o600,
             uid: nix::unistd::geteuid().as_raw(),
@@ -342,6 +415,9 @@ impl Journal {
             original,
             written: self.keep(&format!("{number}.written"), &change.new)?,
             rights,
+            lines: Vec::new(),
+            made: false,
+            marker: false,
         };
         match index.and_then(|index| self.content.files.get_mut(index)) {
             Some(known) => *known = entry,
@@ -365,6 +441,21 @@ impl Journal {
         ownership::open_place(asked, directory)
     }
 
+    /// Makes one change in what says that the server is a standby; undo leaves it if nothing was there before.
+    pub(crate) fn write_marker(
+        &mut self,
+        change: &FileChange,
+        rights: Rights,
+    ) -> Result<(), Problem> {
+        let staged = self.stage(change, rights)?;
+        let path = &staged.path;
+        if let Some(entry) = self.content.files.iter_mut().find(|one| one.path == *path) {
+            entry.marker = true;
+        }
+        self.save()?;
+        staged.commit()
+    }
+
     fn kept(&self, name: &str) -> io::Result<Vec<u8>> {
         Disk.read(&self.directory.join(name))
     }
@@ -377,10 +468,23 @@ impl Journal {
                 self.undo_file(entry)
                     .map_err(|error| cannot("put back", &entry.path, &error))?,
             );
-            self.content.files.pop();
+            let entry = self.content.files.pop();
             self.save()?;
+            if let Some(entry) = entry.filter(|entry| entry.path.ends_with(passfile::NAME)) {
+                self.forget_kept(&entry)?;
+            }
         }
         Ok(undone)
+    }
+
+    /// Setup of before kept whole password files.
+    fn forget_kept(&self, entry: &FileEntry) -> Result<(), Problem> {
+        let kept = entry.original.iter().chain([&entry.written]);
+        for name in kept.filter(|name| !name.is_empty()) {
+            let path = self.directory.join(name);
+            remove_if_there(&path).map_err(|error| cannot("remove", &path, &error))?;
+        }
+        Ok(())
     }
 
     fn undo_file(&self, entry: &FileEntry) -> io::Result<Undone> {
@@ -399,12 +503,16 @@ impl Journal {
             .as_deref()
             .map(|name| self.kept(name))
             .transpose()?;
+        if !entry.lines.is_empty() {
+            return lines::take(entry, &Zeroizing::new(now), original);
+        }
         if now == self.kept(&entry.written)? {
             return match original {
                 Some(original) => {
                     replace(&path, &original, entry.rights)?;
                     Ok(Undone::Restored(path))
                 }
+                None if entry.marker => Ok(Undone::Kept(path)),
                 None => {
                     fs::remove_file(&path)?;
                     Ok(Undone::Removed(path))
@@ -565,14 +673,14 @@ fn fill(mut file: &File, content: &[u8], rights: Rights) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn change(path: &Path, text: &str) -> FileChange {
+    pub(super) fn change(path: &Path, text: &str) -> FileChange {
         FileChange {
             path: path.to_owned(),
             new: text.as_bytes().to_vec(),
         }
     }
 
-    fn own() -> Rights {
+    pub(super) fn own() -> Rights {
         Rights {
             mode: 0o640,
             uid: nix::unistd::geteuid().as_raw(),

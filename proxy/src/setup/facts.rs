@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::conf::{self, Settings};
-use super::files::{Disk, Overlay};
+use super::files::{Disk, Files, Overlay};
 use super::find::Cluster;
 use super::plan::REWIND_FUNCTIONS;
 use super::server::{Server, literal};
@@ -70,6 +70,16 @@ pub(crate) fn gather(
     server: Option<&Server>,
     role: &str,
 ) -> Result<Facts, Problem> {
+    gather_in(&Disk, cluster, server, role)
+}
+
+/// As [`gather`], of files as somebody sees them.
+pub(super) fn gather_in(
+    files: &dyn Files,
+    cluster: &Cluster,
+    server: Option<&Server>,
+    role: &str,
+) -> Result<Facts, Problem> {
     let running = server
         .map(|server| ask(server, cluster.major, role))
         .transpose()?;
@@ -80,17 +90,17 @@ pub(crate) fn gather(
             .map(PathBuf::from)
     };
     let config_file = told("config_file").unwrap_or_else(|| cluster.config_file.clone());
-    let (own_file, taken_in) = own_file(cluster, &config_file)?;
+    let (own_file, taken_in) = own_file(files, cluster, &config_file)?;
     let without = Overlay {
-        below: &Disk,
+        below: files,
         new: BTreeMap::from([(own_file.clone(), Vec::new())]),
     };
     // Where our line is there already and our file is not, the reader would stumble over it: the overlay has one.
     let settings = conf::read(&without, &config_file, &cluster.data, cluster.major)?;
     let mut own = Settings::default();
-    if own_file.exists() {
+    if files.read(&own_file).is_ok() {
         own = conf::read(
-            &Disk,
+            files,
             &own_file,
             std::path::Path::new("/nonexistent"),
             cluster.major,
@@ -100,7 +110,10 @@ pub(crate) fn gather(
         || "5432".to_owned(),
         |port| String::from_utf8_lossy(&port.value).into_owned(),
     );
-    let free = nix::sys::statvfs::statvfs(&cluster.data).map_or(0, |volume| {
+    // Before there is a data directory, what is above it tells.
+    let place = cluster.data.ancestors().find(|place| place.exists());
+    let place = place.unwrap_or(&cluster.data);
+    let free = nix::sys::statvfs::statvfs(place).map_or(0, |volume| {
         volume
             .blocks_available()
             .saturating_mul(volume.fragment_size())
@@ -131,12 +144,16 @@ pub(crate) fn gather(
 }
 
 /// In a directory that postgresql.conf includes, if it is its last word; else beside it.
-fn own_file(cluster: &Cluster, config_file: &std::path::Path) -> Result<(PathBuf, bool), Problem> {
+fn own_file(
+    files: &dyn Files,
+    cluster: &Cluster,
+    config_file: &std::path::Path,
+) -> Result<(PathBuf, bool), Problem> {
     let directory = config_file.with_file_name("conf.d");
     let probe = directory.join(OWN_FILE);
     if has(cluster.major, Thing::IncludeDir) && directory.is_dir() {
         let view = Overlay {
-            below: &Disk,
+            below: files,
             new: BTreeMap::from([(probe.clone(), b"pgtlsproxy.probe = on\n".to_vec())]),
         };
         let settings = conf::read(&view, config_file, &cluster.data, cluster.major)?;

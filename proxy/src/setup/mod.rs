@@ -26,7 +26,7 @@ mod validate; // what was written, judged by PostgreSQL itself
 mod version; // what each major wants
 
 pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
-pub(crate) use diff::unified;
+use diff::unified;
 pub(crate) use facts::{Facts, gather};
 pub(crate) use files::{Disk, Place};
 pub(crate) use find::{Cluster, Wanted, find};
@@ -34,11 +34,12 @@ pub(crate) use leave::{SlotState, who_waits};
 pub(crate) use plan::{
     FileChange, LoginBy, SqlChange, Wishes, making_slot, primary as plan_primary, slot_name,
 };
-pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, UndoReport, json};
+pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, StandbyReport, UndoReport, json};
 pub(crate) use server::{Server, restart};
 pub(crate) use service::{by_systemd, ensure_user, start_unit};
 pub(crate) use sidecar::Sidecar;
 pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
+pub(crate) use standby::{Moved, bring_back, commands_back, discard, stop as stop_standby};
 pub(crate) use tls::needs;
 pub(crate) use validate::{apply_files, check_readable};
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::super::find::Cluster;
 use super::super::ownership::clear_directory;
 use super::super::server::{as_owner, output_of};
-use super::super::version::{BackupSource, Major, V9_4, basebackup_arguments};
+use super::super::version::{BackupSource, Major, V9_4, V10, basebackup_arguments};
 use super::progress::{Progress, Shown};
 use crate::problem::Problem;
 
@@ -32,6 +32,8 @@ pub(super) struct Backup<'a> {
     pub(super) staging: &'a Path,
     /// `OLD=NEW` for tablespaces.
     pub(super) mappings: Vec<String>,
+    /// Where WAL lies, if not inside.
+    pub(super) wal: Option<PathBuf>,
 }
 
 /// The version of a program of PostgreSQL.
@@ -47,8 +49,11 @@ pub(super) fn version_of(program: &Path, cluster: &Cluster) -> Option<Major> {
 }
 
 impl Backup<'_> {
-    /// Copies.
-    pub(super) fn run(&self) -> Result<(), Problem> {
+    /// Copies. `tablespaces` are asked for when one of them is in the way.
+    pub(super) fn run(
+        &self,
+        tablespaces: impl FnOnce() -> Option<Vec<(String, String)>>,
+    ) -> Result<(), Problem> {
         let program = self.cluster.program("pg_basebackup");
         let failed = |why: String| {
             Problem::new(
@@ -78,6 +83,15 @@ impl Backup<'_> {
             for mapping in &self.mappings {
                 command.arg("-T").arg(mapping);
             }
+            if let Some(wal) = &self.wal {
+                // Renamed with pg_xlog itself (release notes of 10).
+                let option = if version >= V10 {
+                    "--waldir"
+                } else {
+                    "--xlogdir"
+                };
+                command.arg(option).arg(wal);
+            }
         }
         if let Some(passfile) = self.passfile {
             command.env("PGPASSFILE", passfile);
@@ -92,12 +106,67 @@ impl Backup<'_> {
             return Ok(());
         }
         let said = said.unwrap_or_default();
+        if let Some(problem) = self.in_the_way(&said, tablespaces) {
+            return Err(problem);
+        }
         Err(failed(if said.is_empty() {
             format!("pg_basebackup ended with {status}")
         } else {
             said
         }))
     }
+}
+
+impl Backup<'_> {
+    /// pg_basebackup looks at every directory before it copies, and names the first that it cannot have.
+    fn in_the_way(
+        &self,
+        said: &str,
+        tablespaces: impl FnOnce() -> Option<Vec<(String, String)>>,
+    ) -> Option<Problem> {
+        let (place, why) = refused_directory(said)?;
+        let here = Path::new(place);
+        if here.starts_with(self.staging) {
+            return None;
+        }
+        if self.wal.as_deref() == Some(here) {
+            return Some(Problem::new(
+                "V20",
+                format!("{place} cannot be the directory of the copy's WAL"),
+                why,
+                "give --waldir an empty directory of PostgreSQL's OS user, or one that can be made; nothing was changed",
+            ));
+        }
+        let all = tablespaces().unwrap_or_default();
+        let listed = match all.as_slice() {
+            [] => "`\\db` in psql on the primary lists them all".to_owned(),
+            all => {
+                let all: Vec<_> = all
+                    .iter()
+                    .map(|(name, place)| format!("{name} at {place}"))
+                    .collect();
+                format!("the primary has these: {}", all.join(", "))
+            }
+        };
+        Some(Problem::new(
+            "V20",
+            format!(
+                "the primary has a tablespace whose place here would be {place}, and that cannot be had"
+            ),
+            format!("{why}; {listed}"),
+            "give --tablespace-mapping OLD=NEW for each, OLD as the primary has it and NEW an empty directory of PostgreSQL's OS user or one that can be made; nothing was changed",
+        ))
+    }
+}
+
+/// The directory that pg_basebackup could not have, and why (its verify_dir_is_empty_or_create).
+fn refused_directory(said: &str) -> Option<(&str, &str)> {
+    if let Some((before, _)) = said.split_once("\" exists but is not empty") {
+        return Some((before.rsplit_once('"')?.1, "it exists and is not empty"));
+    }
+    let (_, rest) = said.split_once("could not create directory \"")?;
+    let (place, why) = rest.split_once("\": ")?;
+    Some((place, why.split(';').next()?))
 }
 
 /// Shows progress until it ends; gives the last of what else it said.
@@ -221,4 +290,26 @@ fn orphans(staging: &Path) -> Vec<Pid> {
             copies_there(&entry.path()).then(|| Pid::from_raw(pid))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_is_read_from_pg_basebackup() {
+        for (said, expected) in [
+            (
+                "pg_basebackup: error: directory \"/srv/ts\" exists but is not empty",
+                Some(("/srv/ts", "it exists and is not empty")),
+            ),
+            (
+                "pg_basebackup: could not create directory \"/srv/ts\": Permission denied; pg_basebackup: removing",
+                Some(("/srv/ts", "Permission denied")),
+            ),
+            ("FATAL:  no pg_hba.conf entry", None),
+        ] {
+            assert_eq!(refused_directory(said), expected);
+        }
+    }
 }

@@ -5,9 +5,10 @@ use std::fs;
 
 use super::super::apply::{Rights, SqlEntry};
 use super::super::conf;
-use super::super::facts;
-use super::super::files::Disk;
-use super::super::plan::{self, FileChange, LoginBy, Wishes, making_slot, slot_name};
+use super::super::facts::{self, Facts};
+use super::super::files::{Disk, Files};
+use super::super::plan::{self, FileChange, LoginBy, Plan, Wishes, making_slot, slot_name};
+use super::super::report::ReportedFile;
 use super::super::server::{Server, as_owner, literal, output_of, restart};
 use super::super::validate::apply_files;
 use super::super::version::{Thing, V10, V13, has};
@@ -25,36 +26,17 @@ impl Work<'_> {
         if self.primary.settings.is_empty() {
             self.primary.settings = self.of_the_copy();
         }
-        let marked = self.mark(&cluster.data).map_err(one)?;
+        let marked = self.mark().map_err(one)?;
         let taken_out = self.take_out().map_err(one)?;
         let server = Server::of(&cluster);
         let facts = facts::gather(&cluster, server.as_ref(), &self.role).map_err(one)?;
-        let number = |name: &str| {
-            let found = facts.settings.effective(name)?;
-            std::str::from_utf8(&found.value).ok()?.trim().parse().ok()
-        };
-        let following = self.following();
-        let mut settings = following.settings();
-        settings.extend(following.not_lower(number));
-        let wishes = Wishes {
-            role: self.role.clone(),
-            os_user: self.wishes.os_user.clone(),
-            standbys: self.node.members.clone(),
-            logical: Vec::new(),
-            rewind: self.node.serves_rewind,
-            slot_sync: false,
-            fix_trust: self.wishes.fix_trust,
-            slot: self.wishes.slot,
-            // Without one: a standby makes no role.
-            login: match self.passfile {
-                Some(_) => LoginBy::Password(None),
-                None => LoginBy::OsUser,
-            },
-        };
-        let plan = plan::node(&Disk, &facts, &wishes, &settings)?;
+        let plan = self.planned(&Disk, &facts)?;
         for warning in &plan.warnings {
             eprintln!("pgtlsproxy: {warning}");
         }
+        let files = plan.files.iter().map(ReportedFile::of);
+        self.report.files.extend(files);
+        self.report.warnings.extend(plan.warnings);
         let rights = Rights {
             mode: 0o644,
             ..Rights::of(&cluster.config_file).unwrap_or(Rights {
@@ -77,13 +59,41 @@ impl Work<'_> {
         let due = !plan.restart_for.is_empty() || (changed && self.major() < V13) || marked;
         if server.is_some() && due {
             restart(&cluster).map_err(one)?;
+            self.report.steps.push(format!("restart {}", cluster.label));
             eprintln!("restarted {}", cluster.label);
         }
         Ok(changed)
     }
 
+    /// What is missing in the files of PostgreSQL's configuration.
+    pub(super) fn planned(&self, files: &dyn Files, facts: &Facts) -> Result<Plan, Vec<Problem>> {
+        let number = |name: &str| {
+            let found = facts.settings.effective(name)?;
+            std::str::from_utf8(&found.value).ok()?.trim().parse().ok()
+        };
+        let following = self.following();
+        let mut settings = following.settings();
+        settings.extend(following.not_lower(number));
+        let wishes = Wishes {
+            role: self.role.clone(),
+            os_user: self.wishes.os_user.clone(),
+            standbys: self.node.members.clone(),
+            logical: Vec::new(),
+            rewind: self.node.serves_rewind,
+            slot_sync: false,
+            fix_trust: self.wishes.fix_trust,
+            slot: self.wishes.slot,
+            // Without one: a standby makes no role.
+            login: match self.passfile {
+                Some(_) => LoginBy::Password(None),
+                None => LoginBy::OsUser,
+            },
+        };
+        plan::node(files, facts, &wishes, &settings)
+    }
+
     /// The primary's settings as they stand in the copy's pg_control, where the primary did not say them.
-    fn of_the_copy(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn of_the_copy(&self) -> Vec<(&'static str, String)> {
         let cluster = &self.place.cluster;
         let mut command = as_owner(&cluster.owner, &cluster.program("pg_controldata"));
         // Only its own version reads it rightly; `-D` is of 9.6.
@@ -92,10 +102,22 @@ impl Work<'_> {
     }
 
     fn take_out(&mut self) -> Result<bool, Problem> {
-        let path = self.place.cluster.data.join("postgresql.auto.conf");
-        let Ok(text) = fs::read(&path) else {
+        let Some((change, rights)) = self.without_source() else {
             return Ok(false);
         };
+        self.report.files.push(ReportedFile::of(&change));
+        self.journal.write(&change, rights)?;
+        eprintln!(
+            "wrote {}: where it followed before is taken out",
+            change.path.display()
+        );
+        Ok(true)
+    }
+
+    /// postgresql.auto.conf without whom the copied server followed, if it says so.
+    pub(super) fn without_source(&self) -> Option<(FileChange, Rights)> {
+        let path = self.place.cluster.data.join("postgresql.auto.conf");
+        let text = fs::read(&path).ok()?;
         let ours = |line: &[u8]| {
             let line = line.strip_suffix(b"\n").unwrap_or(line);
             conf::parse_line(line)
@@ -109,27 +131,13 @@ impl Work<'_> {
             .flatten()
             .copied()
             .collect();
-        if new == text {
-            return Ok(false);
-        }
         let owner = &self.place.cluster.owner;
         let rights = Rights {
             mode: 0o600,
             uid: owner.uid.as_raw(),
             gid: owner.gid.as_raw(),
         };
-        self.journal.write(
-            &FileChange {
-                path: path.clone(),
-                new,
-            },
-            rights,
-        )?;
-        eprintln!(
-            "wrote {}: where it followed before is taken out",
-            path.display()
-        );
-        Ok(true)
+        (new != text).then_some((FileChange { path, new }, rights))
     }
 
     /// Slots for the other members, so that they can follow this one after a failover. They reserve nothing until they
@@ -165,6 +173,7 @@ impl Work<'_> {
                 "SELECT pg_create_physical_replication_slot({slot})"
             ))?;
             eprintln!("{what}, for when this node is the primary");
+            self.report.steps.push(what);
             made = true;
         }
         Ok(made)

@@ -1,35 +1,30 @@
 //! The copy of the primary, and how it takes its place.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use nix::unistd::User;
 
 use super::super::apply::{Rights, Stage, StandbyCopy, replace_theirs};
 use super::super::facts::OWN_FILE;
+use super::super::plan::FileChange;
+use super::super::report::ReportedFile;
 use super::super::version::BackupSource;
+use super::back::Moved;
 use super::backup::{self, Backup};
 use super::place::{self, beside};
-use super::{Work, power};
+use super::{Work, elsewhere, power};
 use crate::problem::Problem;
 
-/// Where a tablespace of the old cluster's grows anew.
-const NEW: &str = ".pgtlsproxy-new";
+/// Where a tablespace or the WAL of the old cluster's grows anew.
+pub(super) const NEW: &str = ".pgtlsproxy-new";
 
 impl Work<'_> {
     /// A base backup beside the place.
     pub(super) fn copy(&mut self) -> Result<(), Problem> {
         let data = self.place.cluster.data.clone();
-        let staging = place::staging(&data);
-        if self.place.occupied && staging == data {
-            return Err(Problem::new(
-                "V07",
-                format!("{} is a file system of its own", data.display()),
-                "it cannot be moved aside as a whole",
-                "stop its server, move its content into another directory by hand, then run this again",
-            ));
+        for (_, part) in elsewhere::links(&data) {
+            elsewhere::owned(&part, &self.place.cluster.owner)?;
         }
+        let staging = place::staging(&data);
         let earlier = self.journal.copy().filter(|copy| copy.staging == staging);
         let aside = earlier.map_or_else(Vec::new, |copy| copy.aside.clone());
         let ours = earlier.is_some_and(|copy| matches!(copy.stage, Stage::Copying | Stage::Copied));
@@ -38,25 +33,57 @@ impl Work<'_> {
             stage: Stage::Copying,
             staging: staging.clone(),
             aside,
+            slot: self.slot.clone(),
         };
         self.journal.note_copy(note)?;
-        let cluster = &self.place.cluster;
-        let cannot = |path: &Path, error: std::io::Error| {
-            Problem::new(
-                "G05",
-                format!("cannot make {}", path.display()),
-                error.to_string(),
-                "run setup as root, with room on that disk",
-            )
-        };
-        place::make_directory(&staging, &cluster.owner).map_err(|error| cannot(&staging, error))?;
-        let mut mappings = self.wishes.mappings.clone();
-        for old in tablespaces(&data, &cluster.owner)? {
-            let new = beside(&old, NEW);
-            backup::clear(&new, ours)?;
-            place::make_directory(&new, &cluster.owner).map_err(|error| cannot(&new, error))?;
-            mappings.push(format!("{}={}", old.display(), new.display()));
+        let (mappings, wal) = self.elsewhere(&data);
+        let new_places = mappings
+            .iter()
+            .map(|mapping| PathBuf::from(elsewhere::parts(mapping).1));
+        let mut made = Vec::new();
+        for directory in [staging.clone()]
+            .into_iter()
+            .chain(new_places)
+            .chain(wal.clone())
+        {
+            let grows = directory == staging || directory.to_string_lossy().ends_with(NEW);
+            if grows {
+                backup::clear(&directory, ours)?;
+            } else if directory.exists() {
+                // Its owner has prepared it; pg_basebackup refuses it if there is anything in it.
+                continue;
+            }
+            place::make_directory(&directory, &self.place.cluster.owner).map_err(|error| {
+                Problem::new(
+                    "G05",
+                    format!("cannot make {}", directory.display()),
+                    error.to_string(),
+                    "run setup as root, with room on that disk",
+                )
+            })?;
+            made.push(directory);
         }
+        let copied = self.back_up(&staging, mappings, wal);
+        if copied.is_err() {
+            // pg_basebackup takes away what it has written; what is left otherwise is for the next run.
+            for directory in made.iter().rev() {
+                let _ = fs::remove_dir(directory);
+            }
+        }
+        copied?;
+        self.report
+            .steps
+            .push(format!("base backup of {}", self.node.upstream()));
+        self.note(Stage::Copied)
+    }
+
+    fn back_up(
+        &self,
+        staging: &Path,
+        mappings: Vec<String>,
+        wal: Option<PathBuf>,
+    ) -> Result<(), Problem> {
+        let cluster = &self.place.cluster;
         let made = match &self.slot {
             Some(slot) => self.upstream.make_slot(slot, cluster.major, true)?,
             None => false,
@@ -73,12 +100,12 @@ impl Work<'_> {
             },
             application_name: &self.node.name,
             passfile: self.passfile.as_deref(),
-            staging: &staging,
+            staging,
             mappings,
+            wal,
         };
         eprintln!("copying {} through the proxy", self.node.upstream());
-        backup.run()?;
-        self.note(Stage::Copied)
+        backup.run(|| self.upstream.tablespaces())
     }
 
     /// The copy takes the place; what is there is moved aside. A run that is killed in between is taken up here.
@@ -91,9 +118,12 @@ impl Work<'_> {
         let data = cluster.data.clone();
         let copy = self.journal.copy().cloned();
         let staging = copy.map_or_else(|| place::staging(&data), |copy| copy.staging);
-        if staging.exists() {
+        // One that grew inside is empty once all has moved up.
+        let inside = staging != data && staging.starts_with(&data);
+        let is_moved = inside && data.join("PG_VERSION").exists();
+        if staging.exists() && !is_moved {
             // Before anything could start a server there: one without it is a second primary, in silence.
-            self.mark(&staging)?;
+            self.mark_copy(&staging)?;
             if staging != data && data.join("PG_VERSION").exists() {
                 let major = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
                 if major.parse() == Ok(cluster.major) {
@@ -107,11 +137,13 @@ impl Work<'_> {
                 }
                 self.move_aside(&data)?;
             }
-            if staging != data {
+            if inside {
+                place::move_up(&staging, &data, &cluster.owner)?;
+            } else if staging != data {
                 place::rename(&staging, &data)?;
             }
         }
-        self.settle_tablespaces(&data)?;
+        self.settle(&data)?;
         self.complete(&data)?;
         self.note(Stage::Placed)
     }
@@ -122,10 +154,17 @@ impl Work<'_> {
             stage: Stage::Copied,
             staging: place::staging(path),
             aside: Vec::new(),
+            slot: None,
         });
         copy.aside.push((aside.clone(), path.to_owned()));
+        // What an earlier setup changed in there is undone there, too.
+        self.journal.follow(path, &aside)?;
         self.journal.note_copy(copy)?;
         place::rename(path, &aside)?;
+        self.report.moved.push(Moved {
+            from: path.to_owned(),
+            to: aside.clone(),
+        });
         eprintln!(
             "moved {} aside: it is {} now",
             path.display(),
@@ -134,59 +173,79 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Writes `standby.signal` or `recovery.conf` into a directory, if it is not there.
-    pub(super) fn mark(&self, directory: &Path) -> Result<bool, Problem> {
-        let (name, content) = self.following().marker();
-        let path = directory.join(name);
-        if fs::read(&path).ok().as_ref() == Some(&content) {
+    /// Writes `standby.signal` or `recovery.conf` into a copy that has not got its place yet.
+    fn mark_copy(&self, staging: &Path) -> Result<(), Problem> {
+        let Some((change, rights)) = self.marker(staging) else {
+            return Ok(());
+        };
+        replace_theirs(&change.path, &change.new, rights)
+    }
+
+    /// Writes it into the data directory, if it is not there; true if it was not.
+    pub(super) fn mark(&mut self) -> Result<bool, Problem> {
+        let Some((change, rights)) = self.marker(&self.place.cluster.data) else {
             return Ok(false);
-        }
+        };
+        self.report.files.push(ReportedFile::of(&change));
+        self.journal.write_marker(&change, rights)?;
+        Ok(true)
+    }
+
+    /// What says that it is a standby, if that is still to be written.
+    pub(super) fn marker(&self, directory: &Path) -> Option<(FileChange, Rights)> {
+        let (name, new) = self.following().marker();
+        let path = directory.join(name);
         let owner = &self.place.cluster.owner;
         let rights = Rights {
             mode: 0o600,
             uid: owner.uid.as_raw(),
             gid: owner.gid.as_raw(),
         };
-        replace_theirs(&path, &content, rights)?;
-        Ok(true)
+        let is_there = match fs::read(&path) {
+            // That it exists is all that standby.signal says.
+            Ok(old) => new.is_empty() || old == new,
+            Err(_) => false,
+        };
+        (!is_there).then_some((FileChange { path, new }, rights))
     }
 
-    /// The old cluster's tablespaces lay where the new ones belong: they are moved aside, too.
-    fn settle_tablespaces(&mut self, data: &Path) -> Result<(), Problem> {
-        let links = fs::read_dir(data.join("pg_tblspc"));
-        for link in links
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-        {
-            let Ok(new) = fs::read_link(&link) else {
-                continue;
-            };
+    /// The old cluster's tablespaces and WAL lay where the new ones belong: they are moved aside, too, and the links of
+    /// the old data directory go with them, so that it never reaches into the new one.
+    fn settle(&mut self, data: &Path) -> Result<(), Problem> {
+        let links = elsewhere::links(data);
+        for (link, new) in &links {
             let name = new.to_string_lossy().into_owned();
             let Some(place) = name.strip_suffix(NEW).map(PathBuf::from) else {
                 continue;
             };
             if new.exists() {
                 if place.exists() {
-                    owned(&place, &self.place.cluster.owner)?;
+                    elsewhere::owned(&place, &self.place.cluster.owner)?;
                     self.move_aside(&place)?;
                 }
-                place::rename(&new, &place)?;
+                place::rename(new, &place)?;
             }
-            let temporary = beside(&link, ".link");
-            let _ = fs::remove_file(&temporary);
-            let linked = std::os::unix::fs::symlink(&place, &temporary);
-            linked
-                .and_then(|()| fs::rename(&temporary, &link))
-                .map_err(|error| {
-                    Problem::new(
-                        "G05",
-                        format!("cannot link {}", link.display()),
-                        error.to_string(),
-                        "run this again",
-                    )
-                })?;
+            elsewhere::relink(link, &place)?;
+        }
+        let aside = self.journal.copy().map(|copy| copy.aside.clone());
+        let aside = aside.unwrap_or_default();
+        let mut old = None;
+        for (now, before) in &aside {
+            if before == data {
+                old = Some(now);
+                continue;
+            }
+            let links = old.map_or_else(Vec::new, |old| elsewhere::links(old));
+            for (link, _) in links.iter().filter(|(_, to)| to == before) {
+                elsewhere::relink(link, now)?;
+            }
+        }
+        for directory in old.map(PathBuf::as_path).into_iter().chain([data]) {
+            elsewhere::sweep(directory);
+        }
+        // Prepared for a tablespace that the primary does not have.
+        for (_, to) in old.map_or_else(Vec::new, |old| elsewhere::links(old)) {
+            let _ = fs::remove_dir(beside(&to, NEW));
         }
         Ok(())
     }
@@ -218,70 +277,5 @@ impl Work<'_> {
             replace_theirs(&path, text.as_bytes(), rights)?;
         }
         Ok(())
-    }
-}
-
-/// Where the tablespaces of this data directory lie, but for those inside it, and those of which nothing is left.
-fn tablespaces(data: &Path, owner: &User) -> Result<Vec<PathBuf>, Problem> {
-    let links = fs::read_dir(data.join("pg_tblspc"));
-    let places = links
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .filter(|place| place.is_absolute() && place.exists());
-    places
-        .map(|place| owned(&place, owner).map(|()| place))
-        .collect()
-}
-
-/// The server's OS user makes these links: one to a directory that is not his would have root exchange that.
-fn owned(tablespace: &Path, owner: &User) -> Result<(), Problem> {
-    match fs::metadata(tablespace) {
-        Ok(metadata) if metadata.uid() == owner.uid.as_raw() => Ok(()),
-        _ => Err(Problem::new(
-            "V21",
-            format!(
-                "{} does not belong to OS user {}",
-                tablespace.display(),
-                owner.name
-            ),
-            "a link in pg_tblspc names it, and every tablespace is its server's own",
-            "look what it is; if it is a tablespace: chown it, then run this again",
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{chown, symlink};
-
-    use nix::unistd::Uid;
-
-    use super::*;
-
-    #[test]
-    fn what_is_no_tablespace_of_this_server_is_never_exchanged() {
-        let Some(owner) = User::from_uid(Uid::from_raw(65534)).unwrap() else {
-            return;
-        };
-        if !Uid::effective().is_root() {
-            println!("skipped: only root can be led astray");
-            return;
-        }
-        let place = tempfile::tempdir().unwrap();
-        let path = |name: &str| place.path().join(name);
-        let links = path("data/pg_tblspc");
-        for directory in [&links, &path("space"), &path("cron.d")] {
-            fs::create_dir_all(directory).unwrap();
-        }
-        chown(path("space"), Some(65534), None).unwrap();
-        symlink(path("space"), links.join("1")).unwrap();
-        symlink(path("gone"), links.join("2")).unwrap();
-        let found = tablespaces(&path("data"), &owner).unwrap();
-        assert_eq!(found, [path("space")]);
-        symlink(path("cron.d"), links.join("3")).unwrap();
-        let refused = tablespaces(&path("data"), &owner).unwrap_err();
-        assert_eq!(refused.id, "V21");
     }
 }

@@ -2,15 +2,18 @@
 //! server runs, until the copy is complete; then it is moved aside. Each step is noted before it is taken, so that a
 //! second run takes up what a kill has interrupted.
 
+mod back;
 mod backup;
 mod configure;
 mod copy;
+mod elsewhere;
 mod node;
 mod place;
 mod power;
 mod progress;
 mod recovery;
 mod rewind;
+mod show;
 mod upstream;
 
 use std::fs;
@@ -23,19 +26,19 @@ use super::apply::{Journal, Rights, Stage, StandbyCopy};
 use super::find::Wanted;
 use super::passfile;
 use super::plan::{FileChange, slot_name};
+use super::report::{FORMAT, ReportedFile, StandbyReport, Stream};
 use super::server::Server;
 use super::service;
-use super::version::{Major, Thing, V10, has};
+use super::version::{Major, Thing, V9_4, V10, has};
 use crate::control::{Ask, Daemon};
 use crate::net::Target;
 use crate::problem::Problem;
 
+pub(crate) use back::{Moved, bring_back, commands as commands_back, discard, stop};
+
 use node::Node;
 use place::Place;
 use upstream::{Primary, Upstream};
-
-/// Where the daemon's own password file for PostgreSQL is, in the node's directory.
-const PASSFILE: &str = "pgpass";
 
 /// What the standby's data directory is made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,9 @@ pub(crate) struct StandbyWishes {
     pub(crate) way: Way,
     pub(crate) role: Option<String>,
     pub(crate) os_user: String,
+    /// The role logs in by a password.
+    pub(crate) with_password: bool,
+    /// It, unless this is only to be shown.
     pub(crate) password: Option<Zeroizing<String>>,
     pub(crate) slot: bool,
     pub(crate) fix_trust: bool,
@@ -71,17 +77,17 @@ pub(crate) struct StandbyWishes {
     pub(crate) within: Duration,
     /// `OLD=NEW`: where tablespaces go.
     pub(crate) mappings: Vec<String>,
+    /// Where WAL goes, if not into the data directory or where the old cluster has it.
+    pub(crate) waldir: Option<PathBuf>,
 }
 
 /// How it ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// It was shown, and nothing was changed.
-    Shown,
+    /// What would be done; nothing was changed.
+    Shown(Box<StandbyReport>),
     Streams {
-        /// Whether anything had to be done for it.
-        changed: bool,
-        upstream: String,
+        report: Box<StandbyReport>,
         lsn: String,
         behind: String,
     },
@@ -100,6 +106,7 @@ struct Work<'a> {
     upstream: Upstream,
     primary: Primary,
     journal: Journal,
+    report: StandbyReport,
 }
 
 /// What has to be done with the data directory.
@@ -149,11 +156,16 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
         )));
     }
     if wishes.dry_run {
-        return show(wishes, &place);
+        return show::show(wishes, place);
     }
     let mut journal = Journal::open(&wishes.dir.join("setup")).map_err(one)?;
     journal.note_cluster(&place.cluster.data).map_err(one)?;
     let mut before = None;
+    let mut report = StandbyReport {
+        format: FORMAT,
+        cluster: place.cluster.label.clone(),
+        ..StandbyReport::default()
+    };
     if let Some(target) = &wishes.from {
         let change =
             node::following(&wishes.dir, target, &place.cluster.owner.name).map_err(one)?;
@@ -162,11 +174,11 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
                 path: change.path.clone(),
                 new,
             });
-            turn(&mut journal, &change)?;
+            turn(&mut journal, &change, &mut report)?;
             eprintln!("it follows {target}");
         }
     }
-    let prepared = prepare(wishes, place, journal);
+    let prepared = prepare(wishes, place, journal, report);
     if let (Err(_), Some(before)) = (&prepared, &before) {
         turn_back(wishes, before)?;
     }
@@ -199,6 +211,7 @@ fn prepare(
     wishes: &StandbyWishes,
     mut place: Place,
     mut journal: Journal,
+    mut report: StandbyReport,
 ) -> Result<(Work<'_>, Step), Vec<Problem>> {
     let node = Node::load(&wishes.dir)?;
     if !upstream::is_open(&node.door.0, node.door.1, node.local) {
@@ -213,10 +226,12 @@ fn prepare(
     }
     let role = wishes.role.clone().unwrap_or_else(|| node.role.clone());
     let (upstream, passfile) =
-        way_to_primary(wishes, &node, &role, &place, &mut journal).map_err(one)?;
+        way_to_primary(wishes, &node, &role, &place, &mut journal, &mut report).map_err(one)?;
     let primary = upstream.ask().map_err(one)?;
     fit(wishes, &mut place, &primary).map_err(one)?;
     let major = place.cluster.major;
+    report.version = major.to_string();
+    report.upstream = node.upstream();
     let bounded = has(major, Thing::SlotBound) || wishes.slot;
     let slot = (has(major, Thing::Slots) && bounded).then(|| slot_name(&node.name));
     let work = Work {
@@ -229,13 +244,24 @@ fn prepare(
         upstream,
         primary,
         journal,
+        report,
     };
     let step = work.step().map_err(one)?;
+    if step == Step::Copy {
+        work.knows_its_options()
+            .and_then(|()| work.may_be_replaced())
+            .map_err(one)?;
+    }
     Ok((work, step))
 }
 
 /// Changes the proxy's configuration, and has the daemon take it.
-fn turn(journal: &mut Journal, change: &FileChange) -> Result<(), Vec<Problem>> {
+fn turn(
+    journal: &mut Journal,
+    change: &FileChange,
+    report: &mut StandbyReport,
+) -> Result<(), Vec<Problem>> {
+    report.files.push(ReportedFile::of(change));
     let rights = Rights {
         mode: 0o644,
         uid: nix::unistd::geteuid().as_raw(),
@@ -251,6 +277,11 @@ fn turn(journal: &mut Journal, change: &FileChange) -> Result<(), Vec<Problem>> 
     Ok(())
 }
 
+fn passfile_of(directory: &Path) -> PathBuf {
+    let path = directory.join(passfile::NAME);
+    std::path::absolute(&path).unwrap_or(path)
+}
+
 /// How the primary is reached, with the password file where there is or shall be one.
 fn way_to_primary(
     wishes: &StandbyWishes,
@@ -258,9 +289,9 @@ fn way_to_primary(
     role: &str,
     place: &Place,
     journal: &mut Journal,
+    report: &mut StandbyReport,
 ) -> Result<(Upstream, Option<PathBuf>), Problem> {
-    let path = std::path::absolute(wishes.dir.join(PASSFILE))
-        .unwrap_or_else(|_| wishes.dir.join(PASSFILE));
+    let path = passfile_of(&wishes.dir);
     let owner = &place.cluster.owner;
     if let Some(password) = &wishes.password {
         let line = passfile::line(passfile::Entry {
@@ -274,14 +305,20 @@ fn way_to_primary(
             uid: owner.uid.as_raw(),
             gid: owner.gid.as_raw(),
         };
-        let new = line.into_bytes();
-        if fs::read(&path).ok().as_ref() != Some(&new) {
-            let change = FileChange {
-                path: path.clone(),
-                new,
-            };
-            journal.write(&change, rights)?;
+        let shown = || {
+            let text = fs::read(&path).ok().map(Zeroizing::new);
+            text.map(|text| passfile::shown(&text))
+        };
+        let before = shown();
+        if journal.write_line(&path, &line, rights)? {
             eprintln!("wrote {}", path.display());
+            let now = shown().unwrap_or_default();
+            report.files.push(ReportedFile {
+                diff: super::unified(&path, before.as_deref(), &now),
+                created: before.is_none(),
+                path: path.clone(),
+                note: Some("passwords are not shown".to_owned()),
+            });
         }
     }
     let passfile = path.exists().then_some(path);
@@ -431,6 +468,20 @@ impl Work<'_> {
         }
     }
 
+    /// pg_basebackup before 9.4 can put nothing elsewhere (its release notes).
+    fn knows_its_options(&self) -> Result<(), Problem> {
+        let asked = !self.wishes.mappings.is_empty() || self.wishes.waldir.is_some();
+        if !asked || self.major() >= V9_4 {
+            return Ok(());
+        }
+        Err(Problem::new(
+            "V20",
+            format!("pg_basebackup of {} puts nothing elsewhere", self.major()),
+            "--tablespace-mapping and --waldir are of 9.4 and later",
+            "leave them out, and give the primary's tablespaces the same places here",
+        ))
+    }
+
     /// Takes it; true if the data directory is another now.
     fn take(&mut self, step: Step) -> Result<bool, Vec<Problem>> {
         match step {
@@ -446,13 +497,15 @@ impl Work<'_> {
     }
 
     /// The upstream may be another than before, and may have no slot yet for this node; true if it was made now.
-    fn claim_slot(&self) -> Result<bool, Problem> {
+    fn claim_slot(&mut self) -> Result<bool, Problem> {
         let Some(slot) = &self.slot else {
             return Ok(false);
         };
         let made = self.upstream.make_slot(slot, self.major(), false)?;
         if made {
-            eprintln!("made replication slot {slot} at {}", self.node.upstream());
+            let what = format!("made replication slot {slot} at {}", self.node.upstream());
+            eprintln!("{what}");
+            self.report.steps.push(what);
         }
         Ok(made)
     }
@@ -499,6 +552,7 @@ impl Work<'_> {
                 stage,
                 staging,
                 aside: Vec::new(),
+                slot: None,
             })
         })
     }
@@ -510,6 +564,7 @@ impl Work<'_> {
         if started {
             eprintln!("starting {}", cluster.label);
             power::start(cluster).map_err(one)?;
+            self.report.steps.push(format!("start {}", cluster.label));
         }
         let streaming = power::wait_for_stream(cluster, self.wishes.within).map_err(one)?;
         let Some(streaming) = streaming else {
@@ -520,9 +575,13 @@ impl Work<'_> {
         };
         let made = self.make_slots().map_err(one)? | self.serve()?;
         self.note(Stage::Streamed).map_err(one)?;
+        self.report.changed = changed || started || made;
+        self.report.stream = Some(Stream {
+            replayed: streaming.lsn.clone(),
+            behind_bytes: streaming.behind.parse().ok(),
+        });
         Ok(Ended::Streams {
-            changed: changed || started || made,
-            upstream: self.node.upstream(),
+            report: Box::new(self.report),
             lsn: streaming.lsn,
             behind: streaming.behind,
         })
@@ -541,48 +600,7 @@ impl Work<'_> {
         let Some(change) = node::serving(&self.wishes.dir, &socket).map_err(one)? else {
             return Ok(false);
         };
-        turn(&mut self.journal, &change)?;
+        turn(&mut self.journal, &change, &mut self.report)?;
         Ok(true)
     }
-}
-
-/// What would be done, as far as it can be known without doing it.
-fn show(wishes: &StandbyWishes, place: &Place) -> Result<Ended, Vec<Problem>> {
-    let node = Node::load(&wishes.dir)?;
-    let role = wishes.role.clone().unwrap_or_else(|| node.role.clone());
-    let label = &place.cluster.label;
-    let copies = match wishes.way {
-        Way::Fresh => !place.occupied,
-        Way::Replace => true,
-        Way::Rewind | Way::AsItIs => false,
-    };
-    if let Some(target) = &wishes.from {
-        let owner = &place.cluster.owner.name;
-        if let Some(change) = node::following(&wishes.dir, target, owner).map_err(one)? {
-            let old = fs::read(&change.path).ok();
-            eprint!(
-                "{}",
-                super::unified(&change.path, old.as_deref(), &change.new)
-            );
-        }
-    }
-    if copies {
-        eprintln!("# pg_basebackup from {} as {role}", node.upstream());
-        if place.occupied {
-            eprintln!(
-                "# stop {label}, move {} aside to {}",
-                place.cluster.data.display(),
-                place::aside(&place.cluster.data).display()
-            );
-        }
-    }
-    if wishes.way == Way::Rewind {
-        eprintln!("# stop {label}, pg_rewind to what {} has", node.upstream());
-    }
-    eprintln!(
-        "# primary_conninfo = '{}'",
-        node.conninfo(&role).to_string().replace('\'', "''")
-    );
-    eprintln!("# start {label}, and wait until it streams");
-    Ok(Ended::Shown)
 }

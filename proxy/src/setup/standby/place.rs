@@ -14,6 +14,7 @@ use super::super::files::Disk;
 use super::super::find::{self, Cluster, DEBIAN_CONFIGURATION, RHEL_DATA, Wanted, subdirectories};
 use super::super::ownership::give_directory;
 use super::super::version::{Major, V9_1};
+use super::elsewhere::{is_mount_point, may_write_beside};
 use crate::problem::Problem;
 
 /// Files of a data directory that are its host's own, not the copy's.
@@ -80,10 +81,23 @@ pub(super) fn system_of(data: &Path) -> Option<u64> {
 fn fresh(data: &Path, config_file: Option<&Path>) -> Result<Option<Cluster>, Problem> {
     let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
     let data = fs::canonicalize(&data).unwrap_or(data);
+    if let Ok(target) = fs::read_link(&data) {
+        return Err(Problem::new(
+            "V05",
+            format!("{} is a link that leads nowhere", data.display()),
+            format!("{} does not exist", target.display()),
+            "make that directory, owned by PostgreSQL's OS user, or take the link away; then run this again",
+        ));
+    }
     let taken = match fs::read_dir(&data) {
+        // The copy of a run that was killed while it moved up.
+        Ok(_) if data.join(INSIDE).join("PG_VERSION").exists() => false,
         Ok(mut entries) => {
             // What mkfs leaves in a file system of its own.
-            entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "lost+found"))
+            let usual = ["lost+found", INSIDE];
+            entries.any(|entry| {
+                entry.is_ok_and(|entry| usual.iter().all(|name| entry.file_name() != *name))
+            })
         }
         Err(error) if error.kind() == ErrorKind::NotFound => false,
         Err(_) => true,
@@ -186,20 +200,46 @@ fn only_place() -> Result<Option<Cluster>, Problem> {
     Ok(places.pop())
 }
 
-/// Where the copy grows: beside its place, so that it gets there in one step. In a file system of its own there is no
-/// beside; an empty one is filled where it is.
+/// Where a copy grows that has no beside.
+const INSIDE: &str = "pgtlsproxy-new";
+
+/// Where the copy grows: beside its place, so that it gets there in one step. In a file system of its own, or below a
+/// directory that we may not write, there is no beside: it grows inside, and an empty place is filled from there.
 pub(super) fn staging(data: &Path) -> PathBuf {
-    if is_mount_point(data) {
-        data.to_owned()
+    let inside = is_mount_point(data) || (data.is_dir() && !may_write_beside(data));
+    if inside {
+        data.join(INSIDE)
     } else {
         beside(data, ".pgtlsproxy-new")
     }
 }
 
-pub(super) fn is_mount_point(data: &Path) -> bool {
-    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
-    let parent = data.parent().and_then(device);
-    device(data).is_some_and(|own| parent.is_some_and(|parent| parent != own))
+/// Moves the copy that grew inside its place up to it. What says that it is a standby comes first and PG_VERSION last: in
+/// between it is no data directory for anybody.
+pub(super) fn move_up(from: &Path, to: &Path, owner: &User) -> Result<(), Problem> {
+    // PostgreSQL starts in no directory that others may enter; that of a file system is as mkfs has made it.
+    make_directory(to, owner).map_err(|error| {
+        Problem::new(
+            "V07",
+            format!("{} cannot be closed to others", to.display()),
+            error.to_string(),
+            "run this as root",
+        )
+    })?;
+    let entries = fs::read_dir(from).map(|entries| {
+        let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        names.sort_by_key(|name| match name.to_str() {
+            Some("standby.signal" | "recovery.conf") => 0,
+            Some("PG_VERSION") => 2,
+            _ => 1,
+        });
+        names
+    });
+    for name in entries.unwrap_or_default() {
+        rename(&from.join(&name), &to.join(&name))?;
+    }
+    let _ = fs::remove_dir(from);
+    Ok(())
 }
 
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -300,4 +340,35 @@ pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Pro
         })?;
         replace_theirs(&to.join(path), &content, rights)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::elsewhere::{is_wal, links, relink};
+    use super::*;
+
+    #[test]
+    fn a_copy_moves_up_and_links_are_led_elsewhere() {
+        let place = tempfile::tempdir().unwrap();
+        let data = place.path();
+        let grown = data.join(INSIDE);
+        fs::create_dir_all(grown.join("pg_tblspc")).unwrap();
+        fs::write(grown.join("PG_VERSION"), "15\n").unwrap();
+        fs::write(grown.join("standby.signal"), "").unwrap();
+        std::os::unix::fs::symlink("/wal", grown.join("pg_wal")).unwrap();
+        std::os::unix::fs::symlink("/a", grown.join("pg_tblspc/1")).unwrap();
+        assert!(fresh(data, None).unwrap().is_some(), "taken up");
+        let me = User::from_uid(Uid::effective()).unwrap().unwrap();
+        fs::set_permissions(data, Permissions::from_mode(0o755)).unwrap();
+        move_up(&grown, data, &me).unwrap();
+        let mode = fs::metadata(data).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(!grown.exists() && data.join("standby.signal").exists());
+        relink(&data.join("pg_tblspc/1"), Path::new("/b")).unwrap();
+        let found = links(data);
+        let expected = [("pg_wal", "/wal"), ("pg_tblspc/1", "/b")];
+        let expected = expected.map(|(link, to)| (data.join(link), PathBuf::from(to)));
+        assert_eq!(found, expected);
+        assert!(is_wal(&found[0].0) && !is_wal(&found[1].0));
+    }
 }

@@ -10,7 +10,7 @@ use super::super::find::Cluster;
 use super::super::ownership::make_log;
 use super::super::server::{Server, as_owner};
 use super::super::version::{V9_6, V10};
-use super::place;
+use super::{elsewhere, place};
 use crate::problem::Problem;
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
@@ -132,9 +132,18 @@ fn unit(cluster: &Cluster) -> Option<String> {
         .map(|(_, unit)| unit)
 }
 
+fn first_log(cluster: &Cluster) -> PathBuf {
+    let beside = place::beside(&cluster.data, ".log");
+    if beside.exists() || elsewhere::may_write_beside(&cluster.data) {
+        beside
+    } else {
+        cluster.data.join("pgtlsproxy-start.log")
+    }
+}
+
 /// What a server that pg_ctl starts says before it has a log of its own.
 fn log(cluster: &Cluster) -> Result<PathBuf, String> {
-    let path = place::beside(&cluster.data, ".log");
+    let path = first_log(cluster);
     let owner = &cluster.owner;
     make_log(&path, owner.uid.as_raw(), owner.gid.as_raw())
         .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -147,7 +156,7 @@ fn last_words(cluster: &Cluster) -> String {
         Some((version, name)) => PathBuf::from(format!(
             "/var/log/postgresql/postgresql-{version}-{name}.log"
         )),
-        None => place::beside(&cluster.data, ".log"),
+        None => first_log(cluster),
     };
     let text = fs::read(&path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -54,7 +54,7 @@ impl Work<'_> {
             end_well(&cluster)?;
         }
         // Whatever comes of it: what is left is never started as a second primary.
-        self.mark(&cluster.data)?;
+        self.mark()?;
         if let Some(slot) = &self.slot {
             self.upstream.make_slot(slot, cluster.major, false)?;
         }
@@ -66,10 +66,13 @@ impl Work<'_> {
             return Err(problem);
         }
         // It has taken that away again, and brought the other's configuration along.
-        self.mark(&cluster.data)?;
+        self.mark()?;
         place::carry(&files, &kept, &cluster.data)?;
         self.note(Stage::Placed)?;
         let _ = fs::remove_dir_all(&kept);
+        self.report
+            .steps
+            .push(format!("pg_rewind to what {} has", self.node.upstream()));
         Ok(())
     }
 

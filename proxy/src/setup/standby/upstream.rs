@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::User;
 
 use super::super::conninfo::Conninfo;
+use super::super::plan::MAINTENANCE_DATABASE;
 use super::super::server::{as_owner, identifier, output_with};
 use super::super::version::{Major, V9_4, V9_6, V10};
 use crate::problem::Problem;
@@ -112,8 +113,49 @@ impl Upstream {
         }
     }
 
+    /// Drops the slot, if it is there and nobody uses it.
+    pub(super) fn drop_slot(&self, name: &str) -> Result<(), Problem> {
+        let dropped = self.tell(&format!(
+            "\\set VERBOSITY verbose\nDROP_REPLICATION_SLOT {};\n",
+            identifier(name)
+        ));
+        match dropped {
+            // undefined_object
+            Err(problem) if problem.why.contains("42704") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The primary's tablespaces with their places, if it lets us ask: that takes an ordinary connection.
+    pub(super) fn tablespaces(&self) -> Option<Vec<(String, String)>> {
+        let conninfo = self.conninfo.clone().with("dbname", MAINTENANCE_DATABASE);
+        let listed = self.psql(
+            &conninfo,
+            "SELECT spcname, pg_tablespace_location(oid) FROM pg_tablespace \
+             WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1;\n",
+        );
+        let listed = listed.ok()?;
+        let pairs = listed.lines().filter_map(|line| line.split_once('\t'));
+        Some(
+            pairs
+                .map(|(name, place)| (name.to_owned(), place.to_owned()))
+                .collect(),
+        )
+    }
+
     fn tell(&self, commands: &str) -> Result<String, Problem> {
         let conninfo = self.conninfo.clone().with("replication", "true");
+        self.psql(&conninfo, commands).map_err(|why| {
+            Problem::new(
+                "V03",
+                "the primary cannot be asked through the proxy",
+                why,
+                "pgtlsproxy doctor says which layer fails; nothing was changed",
+            )
+        })
+    }
+
+    fn psql(&self, conninfo: &Conninfo, commands: &str) -> Result<String, String> {
         let mut psql = as_owner(&self.owner, &self.psql);
         psql.args(["-XAtqw", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-d"])
             .arg(conninfo.to_string())
@@ -122,14 +164,7 @@ impl Upstream {
         if let Some(passfile) = &self.passfile {
             psql.env("PGPASSFILE", passfile);
         }
-        output_with(&mut psql, commands).map_err(|why| {
-            Problem::new(
-                "V03",
-                "the primary cannot be asked through the proxy",
-                why,
-                "pgtlsproxy doctor says which layer fails; nothing was changed",
-            )
-        })
+        output_with(&mut psql, commands)
     }
 }
 

@@ -1,0 +1,359 @@
+//! Parts of a data directory that lie elsewhere: tablespaces and WAL behind links, file systems mounted on it or in it; and
+//! what of it keeps a copy from taking its place, told before anything is done.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, User, access};
+
+use super::Work;
+use super::copy::NEW;
+use super::place;
+use crate::problem::Problem;
+
+/// From 10 on, and before.
+const WAL_DIRECTORIES: [&str; 2] = ["pg_wal", "pg_xlog"];
+/// A link that is to replace another.
+const TEMPORARY: &str = ".pgtlsproxy-link";
+
+/// Whether entries can be made and renamed where this path is one.
+pub(super) fn may_write_beside(path: &Path) -> bool {
+    let above = path.ancestors().skip(1).find(|above| above.exists());
+    above.is_some_and(|above| access(above, AccessFlags::W_OK).is_ok())
+}
+
+pub(super) fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let parent = path.parent().and_then(device);
+    let another = device(path).is_some_and(|own| parent.is_some_and(|parent| parent != own));
+    // A bind mount may be of the same file system.
+    another || mounts().iter().any(|mount| mount == path)
+}
+
+/// A mount point inside this directory.
+pub(super) fn mount_below(directory: &Path) -> Option<PathBuf> {
+    mounts()
+        .into_iter()
+        .find(|mount| mount != directory && mount.starts_with(directory))
+}
+
+fn mounts() -> Vec<PathBuf> {
+    let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    mounts_of(&text)
+}
+
+/// The fifth field of each line (proc_pid_mountinfo(5)), with its octal escapes read.
+fn mounts_of(text: &[u8]) -> Vec<PathBuf> {
+    let unescape = |field: &[u8]| {
+        let mut path = Vec::with_capacity(field.len());
+        let mut rest = field;
+        while let Some((first, more)) = rest.split_first() {
+            let octal = more.first_chunk::<3>().filter(|_| *first == b'\\');
+            let code = octal
+                .and_then(|digits| std::str::from_utf8(digits).ok())
+                .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+            path.push(code.unwrap_or(*first));
+            rest = match code {
+                Some(_) => more.get(3..).unwrap_or_default(),
+                None => more,
+            };
+        }
+        PathBuf::from(OsString::from_vec(path))
+    };
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
+        .map(unescape)
+        .collect()
+}
+
+/// The symbolic links by which a data directory has parts elsewhere, and where they lead: WAL and tablespaces.
+pub(super) fn links(data: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let tablespaces = fs::read_dir(data.join("pg_tblspc"));
+    let tablespaces = tablespaces.into_iter().flatten().flatten();
+    WAL_DIRECTORIES
+        .iter()
+        .map(|name| data.join(name))
+        .chain(tablespaces.map(|entry| entry.path()))
+        .filter(|link| !link.to_string_lossy().ends_with(TEMPORARY))
+        .filter_map(|link| fs::read_link(&link).ok().map(|to| (link, to)))
+        .filter(|(_, to)| to.is_absolute())
+        .collect()
+}
+
+/// Takes away links that a kill has left half-way.
+pub(super) fn sweep(data: &Path) {
+    let tablespaces = fs::read_dir(data.join("pg_tblspc"));
+    let tablespaces = tablespaces.into_iter().flatten().flatten();
+    let wal = WAL_DIRECTORIES.map(|name| place::beside(&data.join(name), TEMPORARY));
+    for path in tablespaces.map(|entry| entry.path()).chain(wal) {
+        if path.to_string_lossy().ends_with(TEMPORARY) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Whether this link of a data directory is that of its WAL.
+pub(super) fn is_wal(link: &Path) -> bool {
+    WAL_DIRECTORIES.iter().any(|name| link.ends_with(name))
+}
+
+/// Leads a link elsewhere, in one step.
+pub(super) fn relink(link: &Path, to: &Path) -> Result<(), Problem> {
+    let temporary = place::beside(link, TEMPORARY);
+    let _ = fs::remove_file(&temporary);
+    std::os::unix::fs::symlink(to, &temporary)
+        .and_then(|()| {
+            // A link's owner counts where symbolic links in sticky directories are protected.
+            let metadata = fs::symlink_metadata(link)?;
+            let _ =
+                std::os::unix::fs::lchown(&temporary, Some(metadata.uid()), Some(metadata.gid()));
+            fs::rename(&temporary, link)
+        })
+        .map_err(|error| {
+            Problem::new(
+                "G05",
+                format!("cannot link {}", link.display()),
+                error.to_string(),
+                "run setup as root, with room on that disk; then run it again",
+            )
+        })
+}
+
+/// The server's OS user makes these links: one to a directory that is not his would have root exchange that. Where one
+/// leads to nothing, there is nothing to exchange.
+pub(super) fn owned(part: &Path, owner: &User) -> Result<(), Problem> {
+    match fs::metadata(part) {
+        Ok(metadata) if metadata.uid() != owner.uid.as_raw() => Err(Problem::new(
+            "V21",
+            format!(
+                "{} does not belong to OS user {}",
+                part.display(),
+                owner.name
+            ),
+            "a link in pg_tblspc, or that of the WAL, names it, and what they name is the server's own",
+            "look what it is; if it is the server's: chown it, then run this again",
+        )),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Problem::new(
+            "V21",
+            format!("{} cannot be judged", part.display()),
+            error.to_string(),
+            "run setup as root; a link in pg_tblspc, or that of the WAL, names it",
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Work<'_> {
+    /// What stands in the way of a copy's taking its place, told before anything is done for it.
+    pub(super) fn may_be_replaced(&self) -> Result<(), Problem> {
+        let cluster = &self.place.cluster;
+        let data = &cluster.data;
+        let refused =
+            |what: String, why: &str, way_out: String| Err(Problem::new("V07", what, why, way_out));
+        let shown = data.display();
+        if !self.place.occupied {
+            return match may_write_beside(data) || data.is_dir() {
+                true => Ok(()),
+                false => refused(
+                    format!("{shown} cannot be made"),
+                    "the directory above it is not ours to write, or is read-only",
+                    "run this as root, or make an empty directory there that belongs to PostgreSQL's OS user".to_owned(),
+                ),
+            };
+        }
+        if is_mount_point(data) {
+            return refused(
+                format!("{shown} is a file system of its own and cannot be moved aside"),
+                "the old cluster would have to lie inside the new data directory, where every base backup would copy it",
+                format!(
+                    "either stop its server, move what is in {shown} (all but lost+found) to another file system, and run this again: an empty one is filled where it is; or give --pgdata a new directory in it, such as {shown}/main (documentation of PostgreSQL, 18.2.1), and have the server started with that"
+                ),
+            );
+        }
+        if let Some(mount) = mount_below(data) {
+            let mount = mount.display();
+            return refused(
+                format!("a file system is mounted at {mount}, inside the data directory"),
+                "it would go aside with the old cluster, and at its next mount cover what the new one has there",
+                format!(
+                    "stop the server, mount it elsewhere, and give that with --waldir DIR (WAL) or --tablespace-mapping OLD=NEW; {mount} itself may stay as an empty directory"
+                ),
+            );
+        }
+        if !may_write_beside(data) {
+            return refused(
+                format!("{shown} cannot be moved aside"),
+                "the directory above it is not ours to write, or is read-only",
+                "run this as root; or give --pgdata a directory elsewhere".to_owned(),
+            );
+        }
+        let told = self.told_places();
+        for (link, to) in links(data) {
+            let is_wal = is_wal(&link);
+            let is_told = match is_wal {
+                true => self.wishes.waldir.is_some(),
+                // Which of the primary's would come here is not known; pg_basebackup looks.
+                false => !self.wishes.mappings.is_empty(),
+            };
+            if movable(&to) || (is_told && !told.contains(&to)) {
+                continue;
+            }
+            let (shown, name) = (to.display(), &self.node.name);
+            let (what, way_out) = if is_wal {
+                (
+                    "WAL",
+                    format!("say where that of the copy goes: --waldir {shown}/{name}"),
+                )
+            } else {
+                (
+                    "a tablespace",
+                    format!(
+                        "say where the primary's goes: --tablespace-mapping OLD=NEW, OLD as the primary has it and NEW a new directory such as {shown}/{name}"
+                    ),
+                )
+            };
+            return refused(
+                format!("{shown}, where the old cluster has {what}, cannot be moved aside"),
+                "it is a file system of its own, or the directory above it is not ours to write",
+                way_out,
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the person has said where the primary's tablespace of this place goes.
+    fn maps(&self, old: &Path) -> bool {
+        let mut mappings = self.wishes.mappings.iter();
+        mappings.any(|mapping| Path::new(&parts(mapping).0) == old)
+    }
+
+    /// Where the person wants tablespaces and WAL.
+    fn told_places(&self) -> Vec<PathBuf> {
+        let mappings = self.wishes.mappings.iter();
+        mappings
+            .map(|mapping| PathBuf::from(parts(mapping).1))
+            .chain(self.wishes.waldir.clone())
+            .collect()
+    }
+
+    /// Directories for the parts of the copy that lie elsewhere: `OLD=NEW` for tablespaces, and one for WAL. Where the old
+    /// cluster has its own, they grow beside it.
+    pub(super) fn elsewhere(&self, data: &Path) -> (Vec<String>, Option<PathBuf>) {
+        let links = links(data);
+        let of_old = |path: &Path| links.iter().any(|(_, to)| to == path);
+        let grows = |path: PathBuf| match of_old(&path) {
+            true => place::beside(&path, NEW),
+            false => path,
+        };
+        let mut mappings = Vec::new();
+        for mapping in &self.wishes.mappings {
+            let (old, new) = parts(mapping);
+            let new = grows(PathBuf::from(new));
+            mappings.push(format!(
+                "{}={}",
+                escaped(&old),
+                escaped(&new.to_string_lossy())
+            ));
+        }
+        let told = self.told_places();
+        for (link, to) in &links {
+            if !is_wal(link) && movable(to) && !self.maps(to) && !told.contains(to) {
+                let old = to.to_string_lossy();
+                let new = place::beside(to, NEW);
+                mappings.push(format!(
+                    "{}={}",
+                    escaped(&old),
+                    escaped(&new.to_string_lossy())
+                ));
+            }
+        }
+        let old_wal = links.iter().find(|(link, _)| is_wal(link));
+        let old_wal = old_wal.map(|(_, to)| to.clone());
+        let wal = self.wishes.waldir.clone().or(old_wal).map(grows);
+        (mappings, wal)
+    }
+}
+
+/// Whether a directory that is a part of the old cluster can be moved aside.
+fn movable(path: &Path) -> bool {
+    may_write_beside(path) && !is_mount_point(path)
+}
+
+/// The two parts of `OLD=NEW`, as pg_basebackup reads them: `\=` is no sign between them.
+pub(super) fn parts(mapping: &str) -> (String, String) {
+    let mut split = None;
+    let mut before = ' ';
+    for (index, c) in mapping.char_indices() {
+        if c == '=' && before != '\\' {
+            split = Some(index);
+            break;
+        }
+        before = c;
+    }
+    let (old, new) = match split {
+        Some(index) => (
+            mapping.get(..index).unwrap_or_default(),
+            mapping.get(index + 1..).unwrap_or_default(),
+        ),
+        None => (mapping, ""),
+    };
+    (old.replace("\\=", "="), new.replace("\\=", "="))
+}
+
+fn escaped(path: &str) -> String {
+    path.replace('=', "\\=")
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::Uid;
+
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_with_their_escapes() {
+        let text = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            23 22 0:5 / /srv/my\\040disk rw,nosuid shared:2 - tmpfs tmpfs rw\n\
+            24 22 0:6 / /a\\134b\\x rw - tmpfs none rw\nbroken\n";
+        let expected = ["/", "/srv/my disk", "/a\\b\\x"].map(PathBuf::from);
+        assert_eq!(mounts_of(text), expected);
+        assert!(is_mount_point(Path::new("/proc")));
+        assert!(mount_below(Path::new("/proc/self/nothing")).is_none());
+    }
+
+    #[test]
+    fn mappings_are_taken_apart_as_pg_basebackup_does() {
+        for (text, old, new) in [
+            ("/a=/b", "/a", "/b"),
+            (r"/a\=b=/c\=d", "/a=b", "/c=d"),
+            ("/a", "/a", ""),
+        ] {
+            assert_eq!(parts(text), (old.to_owned(), new.to_owned()), "{text}");
+        }
+        assert_eq!(escaped("/a=b"), r"/a\=b");
+    }
+
+    #[test]
+    fn what_is_not_the_servers_own_is_never_exchanged() {
+        let Some(owner) = User::from_uid(Uid::from_raw(65534)).unwrap() else {
+            return;
+        };
+        if !Uid::effective().is_root() {
+            println!("skipped: only root can be led astray");
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        for name in ["space", "cron.d"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        std::os::unix::fs::chown(path("space"), Some(65534), None).unwrap();
+        assert!(owned(&path("space"), &owner).is_ok());
+        assert!(owned(&path("gone"), &owner).is_ok());
+        assert_eq!(owned(&path("cron.d"), &owner).unwrap_err().id, "V21");
+    }
+}
