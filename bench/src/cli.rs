@@ -91,7 +91,7 @@ pub(crate) enum Measurement {
         /// Round trips due per second
         #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         rate: u32,
-        /// Seconds of a window; a cell has two with scrapes and two without
+        /// Seconds of a window; a cell has eight: two for each path, and four without scrapes
         #[arg(long, value_name = "N", default_value_t = 5.0)]
         seconds: f64,
     },

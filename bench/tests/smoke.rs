@@ -111,6 +111,18 @@ fn scrapes_and_round_trips_beside_sessions_are_told() {
     ] {
         assert_eq!(contenders(&cells, measure), ours, "{measure}");
     }
+    // One path at a time, and none: by how much windows differ that are all quiet.
+    let workloads = cells.iter().map(|cell| cell["workload"].as_str().unwrap());
+    let beside: BTreeSet<_> = workloads
+        .filter_map(|workload| workload.strip_prefix("round trips beside 20 sessions, "))
+        .map(str::to_owned)
+        .collect();
+    let asked = [
+        "/metrics each second",
+        "/status.json each second",
+        "nothing each second",
+    ];
+    assert_eq!(beside, names(&asked));
     // The snapshot tells each session, the metrics only their sums.
     let size = |path: &str| {
         let asked = |cell: &&Value| cell["workload"].as_str().unwrap().starts_with(path);

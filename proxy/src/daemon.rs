@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,9 +19,7 @@ use crate::net::Listener;
 use crate::node;
 use crate::problem::Problem;
 use crate::reload::{Checked, Reading, ReloadHandle, Reloader, read};
-use crate::session::{
-    Lately, Registry, Shared, TRACED_EVERY_SECONDS, Tally, now, shutdown_farewell,
-};
+use crate::session::{Lately, Registry, Shared, TRACED_EVERY_SECONDS, Tally, shutdown_farewell};
 use crate::snapshot::{Facts, TunnelFacts};
 use crate::tunnel::Tunnel;
 use crate::waiting::WaitingRoom;
@@ -274,7 +272,7 @@ async fn meter(registry: Arc<Registry>) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         second.tick().await;
-        registry.meter(Instant::now());
+        registry.meter().await;
     }
 }
 
@@ -283,7 +281,7 @@ async fn trace(registry: Arc<Registry>) {
     let mut moment = tokio::time::interval(Duration::from_secs(TRACED_EVERY_SECONDS));
     loop {
         moment.tick().await;
-        registry.trace(now());
+        registry.trace().await;
     }
 }
 

@@ -2,7 +2,7 @@
 //! `reload` and `lifetime`; read by whoever shows it. A warning is logged when it begins and once a day after that.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use protocol::certificate::{Certificate, Serial, date_fault, is_last_third};
@@ -89,7 +89,7 @@ struct Notice {
 
 /// A peer whose certificate was seen.
 struct Met {
-    identity: Identity,
+    identity: Arc<Identity>,
     seen: SystemTime,
     notice: Option<Notice>,
 }
@@ -132,21 +132,26 @@ impl Health {
 
     /// The time of our own certificates, CAs and CRLs, and of the peers' certificates that were met within a day.
     pub(crate) fn validities(&self) -> Vec<Validity> {
-        let state = self.state();
-        let peers = state.peers.values().map(|met| Validity {
+        let peers = self.peers().into_iter().map(|identity| Validity {
             of: Of::Peer,
-            name: met.identity.to_string(),
-            serial: Serial::from_bytes(met.identity.serial()).to_string(),
-            not_before: met.identity.not_before(),
-            not_after: met.identity.not_after(),
+            name: identity.to_string(),
+            serial: Serial::from_bytes(identity.serial()).to_string(),
+            not_before: identity.not_before(),
+            not_after: identity.not_after(),
         });
-        state.own.iter().cloned().chain(peers).collect()
+        self.own_validities().into_iter().chain(peers).collect()
     }
 
-    /// Shows each peer's certificate that was met within a day.
-    pub(crate) fn each_peer(&self, look: impl FnMut(&Identity)) {
+    /// The same without the peers'.
+    pub(crate) fn own_validities(&self) -> Vec<Validity> {
+        self.state().own.clone()
+    }
+
+    /// What the peers' certificates say that were met within a day.
+    pub(crate) fn peers(&self) -> Vec<Arc<Identity>> {
         let state = self.state();
-        state.peers.values().map(|met| &met.identity).for_each(look);
+        let peers = state.peers.values();
+        peers.map(|met| Arc::clone(&met.identity)).collect()
     }
 
     /// What the loader found, in place of what it found before.
@@ -224,7 +229,7 @@ impl Health {
             }
         }
         let met = state.peers.entry(fingerprint).or_insert_with(|| Met {
-            identity: identity.clone(),
+            identity: Arc::new(identity.clone()),
             seen: now,
             notice: None,
         });

@@ -25,6 +25,7 @@ mod remove; // a node goes: remove
 mod renew; // the next certificate: asked for, signed, put in place
 mod session; // one connection from accept to close
 mod setup; // PostgreSQL's configuration: read, planned, applied, undone
+mod slices; // long work beside the sessions, so that they do not notice
 mod snapshot; // what flows, at one moment, as one value
 mod systemd; // what systemd is told
 mod tls; // the only room that speaks rustls

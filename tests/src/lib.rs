@@ -27,6 +27,7 @@ mod stand_in;
 mod tool;
 pub mod tunnel;
 pub mod wait;
+pub mod watched;
 pub mod wire;
 
 pub use browser::Browser;
@@ -44,4 +45,5 @@ pub use stand_in::StandIn;
 pub use tool::Tool;
 pub use tunnel::Tunnel;
 pub use wait::{wait_for, wait_until};
+pub use watched::Watched;
 pub use wire::Wire;

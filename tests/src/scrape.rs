@@ -18,8 +18,26 @@ pub fn free_address() -> SocketAddr {
 pub fn get(at: SocketAddr, path: &str) -> String {
     let answer = answer(at, path);
     assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    body.to_owned()
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    match head.contains("\r\ntransfer-encoding: chunked") {
+        true => joined(body),
+        false => body.to_owned(),
+    }
+}
+
+/// The chunks of a body (RFC 9112, section 7.1); it must be whole.
+#[track_caller]
+fn joined(mut chunks: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (length, rest) = chunks.split_once("\r\n").expect("a chunk's length");
+        let (chunk, rest) = rest.split_at(usize::from_str_radix(length, 16).unwrap());
+        chunks = rest.strip_prefix("\r\n").expect("a chunk's end");
+        if chunk.is_empty() {
+            return body;
+        }
+        body.push_str(chunk);
+    }
 }
 
 /// The whole answer to GET.

@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 
 use crate::problem::{Doing, Problem};
@@ -25,7 +26,7 @@ pub(crate) struct Process {
 /// What processes have used.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
-    /// Processor seconds, user and system, in steps of 10 ms.
+    /// Processor seconds, user and system.
     pub(crate) cpu: f64,
     /// Proportional share of memory, KiB.
     pub(crate) pss_kib: u64,
@@ -118,11 +119,11 @@ pub(crate) fn own_cpu_seconds() -> f64 {
     ticks as f64 / USER_HZ
 }
 
-/// User and system time of a process with all its threads, also those that have ended.
+/// User and system time of a process with all its threads, also those that have ended: by its clock, which is finer than
+/// the ticks of 10 ms in /proc.
 pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let [user, system, ..] = times(&stat)?;
-    Some((user + system) as f64 / USER_HZ)
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.cast_signed())).ok()?;
+    Some(Duration::from(clock.now().ok()?).as_secs_f64())
 }
 
 /// utime, stime, cutime, cstime (the latter two of children waited for), from the 14th field on. The name before them

@@ -1,13 +1,17 @@
 //! Monitoring beside many sessions: what a scrape costs, how long it takes, how large it is, and whether round trips
-//! beside it notice. Windows with and without scrapes alternate within a cell, so that both see the same sessions.
+//! beside it notice. Windows with and without scrapes alternate within a cell, so that all see the same sessions; those
+//! of one kind have none either, and tell how far windows differ by themselves.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{ScopedJoinHandle, scope, sleep};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use nix::unistd::gettid;
 
 use super::idle::raise_limit_of_files;
 use super::latency::Pace;
@@ -23,7 +27,7 @@ const PATHS: [&str; 2] = ["/metrics", "/status.json"];
 const EVERY: Duration = Duration::from_secs(1);
 /// As PostgreSQL's wal_receiver_status_interval.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
-/// How long each path is asked without pause for its processor time, of which the kernel tells 10 ms at a time.
+/// How long each path is asked without pause for its processor time.
 const WITHOUT_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -31,62 +35,118 @@ pub(super) struct Scrape {
     sessions: u32,
     interval: Duration,
     window: Duration,
-    /// Windows with scrapes come first in every other cell.
-    scraped_first: bool,
+    /// Each cell begins with another kind of window.
+    cell: usize,
+}
+
+/// What is asked of both sidecars during a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Nothing, and the other windows are compared with this one.
+    Quiet,
+    Nothing,
+    Path(&'static str),
 }
 
 impl Scrape {
+    /// In this order, and back again, so that what drifts hits all alike.
+    const WINDOWS: [Asked; 4] = [
+        Asked::Quiet,
+        Asked::Path(PATHS[0]),
+        Asked::Path(PATHS[1]),
+        Asked::Nothing,
+    ];
+
     pub(super) fn new(sessions: u32, rate: u32, seconds: f64) -> Self {
         Self {
             sessions,
             interval: Duration::from_secs(1) / rate,
             window: Duration::from_secs_f64(seconds.clamp(0.1, 3600.0)),
-            scraped_first: false,
+            cell: 0,
         }
     }
 
-    /// Four windows, outer and inner ones alike, so that what drifts hits both kinds.
+    /// Round trips while each kind of window is asked for, compared with those of quiet ones.
     fn round_trips(
         &mut self,
         pace: &mut Pace,
         admin: [SocketAddr; 2],
-    ) -> Result<Measures, Problem> {
-        let outer = self.scraped_first;
-        self.scraped_first = !self.scraped_first;
-        let (mut quiet, mut scraped) = (histogram(), histogram());
-        for scrapes in [outer, !outer, !outer, outer] {
-            let into = if scrapes { &mut scraped } else { &mut quiet };
-            let over = AtomicBool::new(false);
-            scope(|threads| {
-                let scraper = scrapes.then(|| threads.spawn(|| scrape_until(&over, admin)));
-                let kept = pace.keep(self.window, into, &mut histogram());
-                over.store(true, Ordering::Relaxed);
-                kept.doing(|| "round trips fail".to_owned())?;
-                scraper.map_or(Ok(()), joined)
-            })?;
+    ) -> Result<Vec<Outcome>, Problem> {
+        let mut order = Self::WINDOWS;
+        order.rotate_left(self.cell % Self::WINDOWS.len());
+        self.cell += 1;
+        let mut took = Self::WINDOWS.map(|asked| (asked, histogram()));
+        for asked in order.into_iter().chain(order.into_iter().rev()) {
+            if let Some((_, into)) = took.iter_mut().find(|(kind, _)| *kind == asked) {
+                self.window(pace, admin, asked, into)?;
+            }
         }
-        let mut measures = Measures::new();
-        for (percentile, of_quiet, of_scraped, ratio) in [
-            (
-                50.0,
-                Measure::P50,
-                Measure::ScrapedP50,
-                Measure::ScrapedToQuietP50,
-            ),
-            (
-                99.0,
-                Measure::P99,
-                Measure::ScrapedP99,
-                Measure::ScrapedToQuietP99,
-            ),
-        ] {
-            let of = |histogram: &Histogram<u64>| micros(histogram, percentile);
-            measures.insert(of_quiet, of(&quiet));
-            measures.insert(of_scraped, of(&scraped));
-            measures.insert(ratio, of(&scraped) / of(&quiet));
-        }
-        Ok(measures)
+        let [(_, quiet), others @ ..] = &took;
+        let outcomes = others.iter().map(|(asked, scraped)| {
+            let what = match asked {
+                Asked::Path(path) => path,
+                Asked::Quiet | Asked::Nothing => "nothing",
+            };
+            let sessions = self.sessions;
+            let name = format!("round trips beside {sessions} sessions, {what} each second");
+            (name, compared(quiet, scraped))
+        });
+        Ok(outcomes.collect())
     }
+
+    fn window(
+        &self,
+        pace: &mut Pace,
+        admin: [SocketAddr; 2],
+        asked: Asked,
+        into: &mut Histogram<u64>,
+    ) -> Result<(), Problem> {
+        let path = match asked {
+            Asked::Quiet | Asked::Nothing => None,
+            Asked::Path(path) => Some(path),
+        };
+        let (over, begun) = (AtomicBool::new(false), Barrier::new(2));
+        scope(|threads| {
+            let scraper = path.map(|path| {
+                let begun = &begun;
+                let over = &over;
+                threads.spawn(move || scrape_until(over, begun, admin, path))
+            });
+            // What it takes to begin is no scrape.
+            if scraper.is_some() {
+                begun.wait();
+            }
+            let kept = pace.keep(self.window, into, &mut histogram());
+            over.store(true, Ordering::Relaxed);
+            kept.doing(|| "round trips fail".to_owned())?;
+            scraper.map_or(Ok(()), joined)
+        })
+    }
+}
+
+/// Percentiles of windows with scrapes and of quiet ones, and the ratios.
+fn compared(quiet: &Histogram<u64>, scraped: &Histogram<u64>) -> Measures {
+    let mut measures = Measures::new();
+    for (percentile, of_quiet, of_scraped, ratio) in [
+        (
+            50.0,
+            Measure::P50,
+            Measure::ScrapedP50,
+            Measure::ScrapedToQuietP50,
+        ),
+        (
+            99.0,
+            Measure::P99,
+            Measure::ScrapedP99,
+            Measure::ScrapedToQuietP99,
+        ),
+    ] {
+        let of = |histogram: &Histogram<u64>| micros(histogram, percentile);
+        measures.insert(of_quiet, of(quiet));
+        measures.insert(of_scraped, of(scraped));
+        measures.insert(ratio, of(scraped) / of(quiet));
+    }
+    measures
 }
 
 impl Scenario for Scrape {
@@ -97,10 +157,11 @@ impl Scenario for Scrape {
     fn method(&self) -> String {
         format!(
             "{} replication sessions stay open, each with a status update every {} s. One more does round trips of 64 \
-             bytes, one due every {} µs, timed from when it was due. Windows of {} s: in two of four, /metrics and \
-             /status.json of both sidecars are asked every {} s. Then, without round trips and status updates, each \
-             path is asked at both sides without pause for {} s: the processor time of the sidecars from /proc, divided \
-             by the scrapes.",
+             bytes, one due every {} µs, timed from when it was due. Eight windows of {} s, two of each kind: one path \
+             of both sidecars is asked every {} s, or the other, or none (twice; `nothing` is compared with the rest of \
+             these, and tells how far windows differ by themselves). Answers are read at idle priority (SCHED_IDLE), so \
+             that what is noticed is the sidecars'. Then, without round trips and status updates, each path is asked at \
+             both sides without pause for {} s: the sidecars' processor time, divided by the scrapes.",
             self.sessions,
             STATUS_EVERY.as_secs(),
             self.interval.as_micros(),
@@ -153,8 +214,7 @@ impl Scenario for Scrape {
             joined(reporter).map(|()| measured)
         })?;
 
-        let name = format!("round trips beside {} sessions", self.sessions);
-        let mut outcomes = vec![(name, round_trips)];
+        let mut outcomes = round_trips;
         for path in PATHS {
             let measures = without_pause(&running, admin, path)?;
             outcomes.push((format!("{path} of {} sessions", self.sessions), measures));
@@ -176,23 +236,43 @@ fn report(sessions: &mut [Frontend], time: Duration, over: &AtomicBool) -> io::R
     Ok(())
 }
 
-/// Every path of both sides, soon after the start and then once a second.
-fn scrape_until(over: &AtomicBool, admin: [SocketAddr; 2]) -> io::Result<()> {
+/// A path of both sides, soon after the start and then once a second.
+fn scrape_until(
+    over: &AtomicBool,
+    begun: &Barrier,
+    admin: [SocketAddr; 2],
+    path: &str,
+) -> io::Result<()> {
+    let lowered = idle_priority();
+    begun.wait();
+    lowered?;
     let mut due = Instant::now() + Duration::from_millis(50);
     while !over.load(Ordering::Relaxed) {
         if Instant::now() < due {
             sleep(Duration::from_millis(5));
             continue;
         }
-        for (side, path) in admin
-            .into_iter()
-            .flat_map(|side| PATHS.map(|path| (side, path)))
-        {
+        for side in admin {
             get(side, path)?;
         }
         due += EVERY;
     }
     Ok(())
+}
+
+/// This thread has a processor from now on when nobody else wants it: a scraper is seldom on this host.
+fn idle_priority() -> io::Result<()> {
+    let thread = gettid().to_string();
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "--pid", "0", &thread]);
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = protocol::escape::escape(output.stderr.trim_ascii());
+    Err(io::Error::other(format!(
+        "chrt cannot lower a priority: {said}"
+    )))
 }
 
 fn joined(thread: ScopedJoinHandle<'_, io::Result<()>>) -> Result<(), Problem> {
@@ -244,12 +324,25 @@ fn get(address: SocketAddr, path: &str) -> io::Result<usize> {
         stream,
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    if answer.starts_with(b"HTTP/1.1 200 ") {
-        return Ok(answer.len());
+    // What is read is thrown away: to keep it would cost more than to read it.
+    let mut piece = vec![0; 64 * 1024];
+    let mut filled = 0;
+    while !piece[..filled].contains(&b'\r') {
+        match stream.read(&mut piece[filled..])? {
+            0 => break,
+            read => filled += read,
+        }
     }
-    let line = answer.split(|&byte| byte == b'\r').next();
-    let said = protocol::escape::escape(line.unwrap_or_default());
-    Err(io::Error::other(format!("{path}: {said}")))
+    if !piece.starts_with(b"HTTP/1.1 200 ") {
+        let line = piece[..filled].split(|&byte| byte == b'\r').next();
+        let said = protocol::escape::escape(line.unwrap_or_default());
+        return Err(io::Error::other(format!("{path}: {said}")));
+    }
+    let mut length = filled;
+    loop {
+        match stream.read(&mut piece)? {
+            0 => return Ok(length),
+            read => length += read,
+        }
+    }
 }

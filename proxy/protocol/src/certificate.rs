@@ -25,6 +25,7 @@ pub use judge::{
 };
 
 use crate::escape::escape;
+use crate::hex::Hex;
 use crate::identity::{Fingerprint, Identity};
 
 /// Why a certificate or a CRL could not be read at all.
@@ -139,7 +140,7 @@ impl fmt::Display for Serial {
         if self.0.is_empty() {
             return f.write_str("00");
         }
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 

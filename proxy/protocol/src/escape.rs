@@ -8,8 +8,13 @@ const MAX_SHOWN: usize = 256;
 /// names never look the same. At most 256 bytes and three dots.
 #[must_use]
 pub fn escape(text: impl AsRef<[u8]>) -> String {
+    let text = text.as_ref();
+    // Nearly all names are such; below, each character is a string of its own.
+    if text.len() <= MAX_SHOWN && text.iter().all(is_shown_as_it_is) {
+        return String::from_utf8_lossy(text).into_owned();
+    }
     let mut shown = String::new();
-    for chunk in text.as_ref().utf8_chunks() {
+    for chunk in text.utf8_chunks() {
         let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
         for piece in chunk.valid().chars().map(escape_char).chain(invalid) {
             if shown.len().saturating_add(piece.len()) > MAX_SHOWN {
@@ -20,6 +25,10 @@ pub fn escape(text: impl AsRef<[u8]>) -> String {
         }
     }
     shown
+}
+
+fn is_shown_as_it_is(byte: &u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
 fn escape_char(c: char) -> String {
@@ -80,6 +89,8 @@ mod tests {
     fn names_of_peers_cannot_play_tricks() {
         let cases: &[(&[u8], &str)] = &[
             (b"standby1", "standby1"),
+            (b" ~", " ~"),
+            (b"\x7f", "\\u{7f}"),
             ("st\u{e4}ndby".as_bytes(), "st\u{e4}ndby"),
             (b"a\nLOG:  fine", "a\\nLOG:  fine"),
             (b"\x1b[2J", "\\u{1b}[2J"),

@@ -18,6 +18,7 @@ use x509_parser::extensions::GeneralName;
 
 use crate::certificate::{CertificateError, parse_x509};
 use crate::escape::escape;
+use crate::hex::Hex;
 
 /// SHA-256 of a whole certificate in DER; shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,7 +38,7 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 

@@ -24,6 +24,7 @@ pub mod certificate;
 pub mod command;
 pub mod error_response;
 pub mod escape;
+pub mod hex;
 pub mod identity;
 pub mod lag;
 pub mod message;

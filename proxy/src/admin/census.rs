@@ -1,24 +1,28 @@
 //! The live sessions as sums and extremes, by labels of which there are few: a tunnel, a kind, a name of this host's
 //! configuration. Certificates that no rule names are `other`, so that no peer can make a series of its own.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use protocol::identity::{Identity, IdentityPattern};
+use protocol::identity::Identity;
 use protocol::lag::Confirmed;
 use protocol::replication::Clock;
 use protocol::watch::{Activity, Stream};
 
-use crate::session::{Live, Settings, Tally, Totals, now};
-use crate::snapshot::{Facts, activity, kind};
+use crate::session::{Live, Names, Settings, Tally, Totals, now};
+use crate::slices::in_slices;
+use crate::snapshot::{Facts, Kind};
 
-const OTHER: &str = "other";
+/// Sessions that are counted in one slice: some 30 µs.
+const AT_ONCE: usize = 128;
 
 pub(super) const LAGS: [(Confirmed, &str); 3] = [
     (Confirmed::Write, "write"),
     (Confirmed::Flush, "flush"),
     (Confirmed::Apply, "apply"),
 ];
+
+/// What a session does, in the order of [`state`]; `open`: an ordinary one, which is not looked into.
+const STATES: [&str; 4] = ["idle", "streaming", "basebackup", "open"];
 
 /// One tunnel at one moment.
 #[derive(Debug)]
@@ -29,13 +33,20 @@ pub(super) struct Census {
     pub(super) tally: Arc<Tally>,
     /// Of all its sessions, the living and the past.
     pub(super) totals: Totals,
-    /// By kind, identity and state.
-    pub(super) sessions: BTreeMap<(&'static str, Arc<str>, &'static str), u64>,
-    /// Sessions that stream, by identity; 0 for a name of the configuration without one.
-    pub(super) streaming: BTreeMap<Arc<str>, u64>,
-    /// By kind and identity.
-    pub(super) streams: BTreeMap<(&'static str, Arc<str>), Worst>,
-    names: Names,
+    names: Arc<Names>,
+    /// In the order of the names' labels.
+    peers: Vec<Peer>,
+}
+
+/// Those of one name.
+#[derive(Debug, Default, Clone)]
+struct Peer {
+    /// By kind and state.
+    sessions: [[u64; STATES.len()]; Kind::ALL.len()],
+    /// Those that stream.
+    streaming: u64,
+    /// By kind.
+    streams: [Option<Worst>; Kind::ALL.len()],
 }
 
 /// What an alarm is about: the one of several streams that is worst off.
@@ -50,43 +61,8 @@ pub(super) struct Worst {
     pub(super) reply_age: Option<f64>,
 }
 
-/// The names of a configuration, as patterns and as labels.
-#[derive(Debug)]
-pub(super) struct Names(Vec<(IdentityPattern, Arc<str>)>);
-
-impl Names {
-    fn new(patterns: Vec<IdentityPattern>) -> Self {
-        let label = |pattern: IdentityPattern| {
-            let label = pattern.to_string().into();
-            (pattern, label)
-        };
-        Self(patterns.into_iter().map(label).collect())
-    }
-
-    /// Of whoever is at the other end of TLS: a server goes by the name that was asked for, which a wildcard in its
-    /// certificate may have borne.
-    fn of_peer(&self, live: &Live) -> Option<&Arc<str>> {
-        if let Some(certificate) = &live.about.certificate {
-            return self.of(&certificate.identity);
-        }
-        let wanted = live.wanted_name()?;
-        let mut names = self.0.iter();
-        names
-            .find(|(pattern, _)| *pattern == wanted)
-            .map(|(_, label)| label)
-    }
-
-    /// The first that means this one.
-    pub(super) fn of(&self, identity: &Identity) -> Option<&Arc<str>> {
-        let mut names = self.0.iter();
-        names
-            .find(|(pattern, _)| pattern.matches(identity))
-            .map(|(_, label)| label)
-    }
-}
-
 /// All tunnels, in the order of the configuration.
-pub(super) fn take(facts: &Facts) -> Vec<Census> {
+pub(super) async fn take(facts: &Facts) -> Vec<Census> {
     let (live, past) = facts.registry.all_and(|| {
         let tunnels = facts.tunnels.iter();
         tunnels
@@ -102,62 +78,102 @@ pub(super) fn take(facts: &Facts) -> Vec<Census> {
             Census::new(&settings, facts.listen.clone(), &facts.tally, past)
         })
         .collect();
-    let (clock, other) = (now(), Arc::from(OTHER));
-    for live in live {
-        let mut all = tunnels.iter_mut();
-        if let Some(tunnel) = all.find(|tunnel| tunnel.name == live.about.tunnel) {
-            tunnel.count(&live, clock, &other);
+    in_slices(&live, AT_ONCE, |slice| {
+        let clock = now();
+        for live in slice {
+            let mut all = tunnels.iter_mut();
+            if let Some(tunnel) = all.find(|tunnel| tunnel.name == live.about.tunnel) {
+                tunnel.count(live, clock);
+            }
         }
-    }
+    })
+    .await;
     tunnels
 }
 
 /// What a peer's certificate is called: by the first tunnel that has a name for it.
 pub(super) fn name_of(tunnels: &[Census], identity: &Identity) -> Arc<str> {
-    let mut names = tunnels
-        .iter()
-        .filter_map(|tunnel| tunnel.names.of(identity));
-    names.next().cloned().unwrap_or_else(|| Arc::from(OTHER))
+    let mut names = tunnels.iter().map(|tunnel| &tunnel.names);
+    let known = names.find_map(|names| names.of(identity).map(|place| names.label(place)));
+    known.unwrap_or_else(Names::other_label)
 }
 
 impl Census {
     fn new(settings: &Settings, listen: String, tally: &Arc<Tally>, past: Totals) -> Self {
-        let names = Names::new(settings.names());
+        let names = Arc::clone(&settings.names);
         Self {
             name: Arc::clone(&settings.name),
-            side: settings.side_and_upstream().0,
+            side: settings.side(),
             listen,
             tally: Arc::clone(tally),
             totals: past,
-            sessions: BTreeMap::new(),
-            streaming: names
-                .0
-                .iter()
-                .map(|(_, label)| (Arc::clone(label), 0))
-                .collect(),
-            streams: BTreeMap::new(),
+            peers: vec![Peer::default(); names.labels().len()],
             names,
         }
     }
 
-    fn count(&mut self, live: &Live, clock: Clock, other: &Arc<str>) {
-        self.totals += Totals::of(live);
-        let identity = self.names.of_peer(live).unwrap_or(other).clone();
-        let watched = live.watched.as_ref().map(|watched| watched.lock());
-        let stream = watched.as_ref().and_then(|watch| watch.stream());
-        let kind = kind(live.about.startup.replication(), stream);
-        let state = watched.as_deref().map_or("open", activity);
-        let key = (kind, Arc::clone(&identity), state);
-        *self.sessions.entry(key).or_default() += 1;
-        if let (Some(Activity::Streaming), Some(stream)) =
-            (watched.as_ref().map(|watch| watch.activity()), stream)
-        {
-            *self.streaming.entry(Arc::clone(&identity)).or_default() += 1;
-            self.streams
-                .entry((kind, identity))
-                .or_default()
+    fn count(&mut self, live: &Live, clock: Clock) {
+        let place = self.names.of_peer(live);
+        let watch = live.watched.as_ref().map(|watched| watched.lock());
+        let watch = watch.as_deref();
+        self.totals += Totals::seen(live, watch);
+        let stream = watch.and_then(|watch| watch.stream());
+        let kind = Kind::of(live.about.startup.replication(), stream) as usize;
+        let activity = watch.map(|watch| watch.activity());
+        let Some(peer) = self.peers.get_mut(place) else {
+            return;
+        };
+        peer.sessions[kind][state(activity)] += 1;
+        if let (Some(Activity::Streaming), Some(stream)) = (activity, stream) {
+            peer.streaming += 1;
+            peer.streams[kind]
+                .get_or_insert_default()
                 .take(stream, clock);
         }
+    }
+
+    fn peers(&self) -> impl Iterator<Item = (&str, &Peer)> {
+        let labels = self.names.labels().iter().map(|label| &**label);
+        labels.zip(&self.peers)
+    }
+
+    /// How many sessions there are: kind, identity, state. Combinations without any are left out.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = (&'static str, &str, &'static str, u64)> {
+        self.peers().flat_map(|(identity, peer)| {
+            let kinds = Kind::ALL.into_iter().zip(peer.sessions);
+            kinds.flat_map(move |(kind, states)| {
+                let states = STATES.into_iter().zip(states);
+                let some = states.filter(|(_, count)| *count > 0);
+                some.map(move |(state, count)| (kind.name(), identity, state, count))
+            })
+        })
+    }
+
+    /// How many sessions stream, by identity; 0 for a name of the configuration without one.
+    pub(super) fn streaming(&self) -> impl Iterator<Item = (&str, u64)> {
+        let configured = self.peers.len() - 1;
+        let peers = self.peers().enumerate();
+        peers
+            .filter(move |(place, (_, peer))| *place < configured || peer.streaming > 0)
+            .map(|(_, (identity, peer))| (identity, peer.streaming))
+    }
+
+    /// Kind and identity of those that stream, and the worst of each.
+    pub(super) fn streams(&self) -> impl Iterator<Item = (&'static str, &str, &Worst)> {
+        self.peers().flat_map(|(identity, peer)| {
+            let kinds = Kind::ALL.into_iter().zip(&peer.streams);
+            kinds.filter_map(move |(kind, worst)| Some((kind.name(), identity, worst.as_ref()?)))
+        })
+    }
+}
+
+/// A place in [`STATES`].
+fn state(activity: Option<Activity>) -> usize {
+    match activity {
+        Some(Activity::Idle) => 0,
+        Some(Activity::Streaming) => 1,
+        Some(Activity::BaseBackup) => 2,
+        None => 3,
     }
 }
 

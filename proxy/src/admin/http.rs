@@ -4,21 +4,24 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
-use hyper::header::{HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
+use super::pieces::{self, Pieces};
 use super::{metrics, page, ready};
 use crate::health::unix;
 use crate::problem::Problem;
@@ -85,8 +88,11 @@ pub(crate) async fn serve(listener: TcpListener, http: Http) {
 
 async fn converse(stream: TcpStream, http: Arc<Http>) -> hyper::Result<()> {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let answer = http.answer(request.method(), request.uri(), request.headers());
-        async move { Ok::<_, Infallible>(answer) }
+        let http = Arc::clone(&http);
+        async move {
+            let (head, _) = request.into_parts();
+            Ok::<_, Infallible>(http.answer(&head).await)
+        }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -98,8 +104,71 @@ async fn converse(stream: TcpStream, http: Arc<Http>) -> hyper::Result<()> {
         .await
 }
 
+/// The body of an answer.
+enum Answer {
+    /// None: it is sent.
+    Whole(Option<Bytes>),
+    /// It ends with an error where it could not be made to its end, so that nobody takes it for whole.
+    Pieces(Pieces),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = serde_json::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let data = match &mut *self {
+            Self::Whole(text) => text.take().map(Ok),
+            Self::Pieces(pieces) => {
+                task::ready!(pieces.poll_recv(context)).map(|piece| piece.map(Bytes::from))
+            }
+        };
+        Poll::Ready(data.map(|data| data.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(text) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
+            Self::Pieces(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Self {
+        Self::Whole(Some(text.into()))
+    }
+}
+
+impl From<&'static str> for Answer {
+    fn from(text: &'static str) -> Self {
+        Self::Whole(Some(Bytes::from_static(text.as_bytes())))
+    }
+}
+
+impl From<Pieces> for Answer {
+    fn from(pieces: Pieces) -> Self {
+        Self::Pieces(pieces)
+    }
+}
+
 impl Http {
-    fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Response<String> {
+    async fn answer(&self, request: &Parts) -> Response<Answer> {
+        let Parts {
+            method,
+            uri,
+            headers,
+            ..
+        } = request;
         if !names_this_host(headers, uri, self.listen) {
             return reply(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -112,7 +181,7 @@ impl Http {
                 ),
             );
         }
-        if method != Method::GET && method != Method::HEAD {
+        if !matches!(*method, Method::GET | Method::HEAD) {
             let mut refusal = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "this only reads\n");
             let allowed = HeaderValue::from_static("GET, HEAD");
             refusal.headers_mut().insert(ALLOW, allowed);
@@ -121,7 +190,7 @@ impl Http {
         match uri.path() {
             "/healthz" => reply(StatusCode::OK, TEXT, "alive\n"),
             "/readyz" => self.ready(uri.query().unwrap_or_default()),
-            "/metrics" => match metrics::text(&self.facts) {
+            "/metrics" => match metrics::text(&self.facts).await {
                 Ok(text) => reply(StatusCode::OK, metrics::TYPE, text),
                 Err(error) => failed(&error),
             },
@@ -130,7 +199,7 @@ impl Http {
     }
 
     /// The page and what it reads, where that is allowed.
-    fn tell(&self, path: &str) -> Response<String> {
+    fn tell(&self, path: &str) -> Response<Answer> {
         let file = page::file(path);
         let told = match path {
             "/status.json" | "/history.json" => true,
@@ -148,13 +217,13 @@ impl Http {
                 "not told here: it needs `status = true` under [admin], and a restart\n",
             ),
             (_, Some((kind, text))) => reply(StatusCode::OK, kind, text),
-            ("/history.json", None) => json(&self.facts.history()),
-            (_, None) => json(&self.facts.snapshot()),
+            ("/history.json", None) => reply(StatusCode::OK, JSON, pieces::history(&self.facts)),
+            (_, None) => reply(StatusCode::OK, JSON, pieces::snapshot(&self.facts)),
         }
     }
 
     /// Whether new sessions can be had, and on demand whether one streams.
-    fn ready(&self, query: &str) -> Response<String> {
+    fn ready(&self, query: &str) -> Response<Answer> {
         let replication = query
             .split('&')
             .any(|word| word.split('=').next() == Some("replication"));
@@ -168,14 +237,7 @@ impl Http {
     }
 }
 
-fn json(value: &impl Serialize) -> Response<String> {
-    match serde_json::to_string(value) {
-        Ok(json) => reply(StatusCode::OK, JSON, json),
-        Err(error) => failed(&error),
-    }
-}
-
-fn failed(error: &dyn std::error::Error) -> Response<String> {
+fn failed(error: &dyn std::error::Error) -> Response<Answer> {
     reply(
         StatusCode::INTERNAL_SERVER_ERROR,
         TEXT,
@@ -183,7 +245,7 @@ fn failed(error: &dyn std::error::Error) -> Response<String> {
     )
 }
 
-fn reply(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Response<String> {
+fn reply(status: StatusCode, kind: &'static str, body: impl Into<Answer>) -> Response<Answer> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let fixed: [(HeaderName, &'static str); 6] = [

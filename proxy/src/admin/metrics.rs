@@ -10,20 +10,27 @@ use std::sync::Arc;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::{Registry, Unit};
+use tokio::time::sleep;
 
 use super::census::{self, Census, LAGS, Worst};
 use super::exposition::{Labels, Out, labels};
 use super::process::Process;
 use crate::health::{Of, Validity, unix};
+use crate::slices::{PAUSE, in_slices};
 use crate::snapshot::Facts;
 
 pub(super) const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Certificates whose names are looked for in one slice: each may be compared with every name of the configuration.
+const PEERS_AT_ONCE: usize = 32;
+
 /// All metrics, as they are now.
-pub(super) fn text(facts: &Facts) -> Result<String, fmt::Error> {
+pub(super) async fn text(facts: &Facts) -> Result<String, fmt::Error> {
+    let scrape = Scrape::take(facts).await;
+    sleep(PAUSE).await;
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("pgtlsproxy");
-    ours.register_collector(Box::new(Scrape::take(facts)));
+    ours.register_collector(Box::new(scrape));
     registry.register_collector(Box::new(Process::read()));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
@@ -46,19 +53,21 @@ struct Scrape {
 }
 
 impl Scrape {
-    fn take(facts: &Facts) -> Self {
-        let tunnels = census::take(facts);
+    async fn take(facts: &Facts) -> Self {
+        let tunnels = census::take(facts).await;
         let health = &facts.health;
         let mut peers = BTreeMap::new();
-        health.each_peer(|peer| {
-            let (begin, end) = (peer.not_before(), peer.not_after());
-            let name = census::name_of(&tunnels, peer);
-            let first = peers.entry(name).or_insert((begin, end));
-            if end < first.1 {
-                *first = (begin, end);
+        in_slices(&health.peers(), PEERS_AT_ONCE, |slice| {
+            for peer in slice {
+                let (begin, end) = (peer.not_before(), peer.not_after());
+                let name = census::name_of(&tunnels, peer);
+                let first = peers.entry(name).or_insert((begin, end));
+                if end < first.1 {
+                    *first = (begin, end);
+                }
             }
-        });
-        let own = health.validities().into_iter();
+        })
+        .await;
         let last = health.last_reload();
         let mut warnings = BTreeMap::new();
         for warning in health.warnings() {
@@ -67,7 +76,7 @@ impl Scrape {
         Self {
             warnings,
             limit: facts.registry.limit(),
-            own: own.filter(|validity| validity.of != Of::Peer).collect(),
+            own: health.own_validities(),
             peers,
             reloads: health.reloads(),
             last_reload_successful: last.is_none_or(|last| last.outcome.is_ok()),
@@ -101,17 +110,17 @@ impl Scrape {
         });
         out.infos("tunnel", "The tunnels", infos)?;
         let sessions = tunnels().flat_map(|tunnel| {
-            let name = &tunnel.name;
-            let sessions = tunnel.sessions.iter();
-            sessions.map(move |((kind, identity, state), count)| {
-                let labels = labels([
-                    ("tunnel", &**name),
-                    ("kind", kind),
-                    ("identity", identity),
-                    ("state", state),
-                ]);
-                (labels, *count)
-            })
+            tunnel
+                .sessions()
+                .map(move |(kind, identity, state, count)| {
+                    let labels = labels([
+                        ("tunnel", &*tunnel.name),
+                        ("kind", kind),
+                        ("identity", identity),
+                        ("state", state),
+                    ]);
+                    (labels, count)
+                })
         });
         out.gauges("sessions", None, "Sessions now", sessions)?;
         out.gauges(
@@ -121,11 +130,9 @@ impl Scrape {
             [(Vec::new(), self.limit as u64)],
         )?;
         let streaming = tunnels().flat_map(|tunnel| {
-            let name = &tunnel.name;
-            let streaming = tunnel.streaming.iter();
-            streaming.map(move |(identity, count)| {
-                let labels = labels([("tunnel", &**name), ("identity", identity)]);
-                (labels, *count)
+            tunnel.streaming().map(move |(identity, count)| {
+                let labels = labels([("tunnel", &*tunnel.name), ("identity", identity)]);
+                (labels, count)
             })
         });
         out.gauges(
@@ -191,8 +198,7 @@ impl Scrape {
     fn streams(&self, out: &mut Out<'_, '_>) -> fmt::Result {
         let each = || {
             self.tunnels.iter().flat_map(|tunnel| {
-                let streams = tunnel.streams.iter();
-                streams.map(|((kind, identity), worst)| {
+                tunnel.streams().map(move |(kind, identity, worst)| {
                     let labels = [
                         ("tunnel", &*tunnel.name),
                         ("kind", kind),

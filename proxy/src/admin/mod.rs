@@ -6,6 +6,7 @@ mod exposition;
 pub(crate) mod http;
 mod metrics;
 mod page;
+mod pieces;
 mod process;
 mod ready;
 mod screen;
@@ -48,14 +49,17 @@ pub(crate) async fn answer(listener: Arc<Listener>, facts: Arc<Facts>) {
 
 async fn converse(mut stream: Stream, facts: &Facts) -> io::Result<()> {
     let question = timeout(QUESTION_TAKES, question(&mut stream)).await??;
-    let mut answer = if question == STATUS.as_bytes() {
-        serde_json::to_vec(&facts.snapshot())?
-    } else {
-        br#"{"error":"the one question is: status"}"#.to_vec()
-    };
-    answer.push(b'\n');
     timeout(ANSWER_TAKES, async {
-        stream.write_all(&answer).await?;
+        if question == STATUS.as_bytes() {
+            let mut pieces = pieces::snapshot(facts);
+            while let Some(piece) = pieces.recv().await {
+                stream.write_all(&piece?).await?;
+            }
+        } else {
+            let answer = br#"{"error":"the one question is: status"}"#;
+            stream.write_all(answer).await?;
+        }
+        stream.write_all(b"\n").await?;
         stream.shutdown().await
     })
     .await?

@@ -63,27 +63,28 @@ fn harmless(c: char) -> char {
 
 /// The whole screen, ending with a line break.
 pub(crate) fn screen(snapshot: &Snapshot, look: Look) -> String {
+    let Snapshot { overview, sessions } = snapshot;
     let mut page = Page {
         lines: Vec::new(),
         colour: look.colour,
     };
     let head = format!(
         "pgtlsproxy {}, pid {}, up {}",
-        snapshot.version,
-        snapshot.pid,
-        duration(snapshot.uptime_seconds)
+        overview.version,
+        overview.pid,
+        duration(overview.uptime_seconds)
     );
-    page.line(Style::Bold, &parted(&head, &snapshot.at));
-    for tunnel in &snapshot.tunnels {
+    page.line(Style::Bold, &parted(&head, &overview.at));
+    for tunnel in &overview.tunnels {
         page.line(Style::Plain, &tunnel_line(tunnel));
     }
-    for warning in &snapshot.warnings {
+    for warning in &overview.warnings {
         page.line(
             Style::Alarm,
             &format!("! {} [{}]: {}", warning.what, warning.id, warning.way_out),
         );
     }
-    for certificate in &snapshot.certificates {
+    for certificate in &overview.certificates {
         let style = if certificate.days_left < SOON_DAYS {
             Style::Alarm
         } else {
@@ -91,7 +92,7 @@ pub(crate) fn screen(snapshot: &Snapshot, look: Look) -> String {
         };
         page.line(style, &certificate_line(certificate));
     }
-    if let Some(reload) = &snapshot.last_reload {
+    if let Some(reload) = &overview.last_reload {
         let (style, outcome) = if reload.ok {
             (Style::Plain, "done")
         } else {
@@ -107,14 +108,14 @@ pub(crate) fn screen(snapshot: &Snapshot, look: Look) -> String {
         .map(|rows| rows.saturating_sub(page.lines.len() + 2));
     let mut hidden = 0;
     let before = page.lines.len();
-    for session in &snapshot.sessions {
+    for session in sessions {
         if room.is_some_and(|room| page.lines.len() - before + LINES_OF_A_SESSION > room) {
             hidden += 1;
         } else {
             show_session(&mut page, session);
         }
     }
-    if snapshot.sessions.is_empty() {
+    if sessions.is_empty() {
         page.line(Style::Dim, "no sessions");
     }
     if hidden > 0 {
@@ -128,12 +129,12 @@ pub(crate) fn screen(snapshot: &Snapshot, look: Look) -> String {
 
 const LINES_OF_A_SESSION: usize = 5;
 
-fn show_session(page: &mut Page, session: &Session) {
+fn show_session(page: &mut Page, session: &Session<'_>) {
     page.line(Style::Plain, "");
     let who = session.identity.as_deref().unwrap_or(&session.peer);
     let what = match session.activity.as_deref() {
         Some("idle") => format!("{}, idle", session.kind),
-        _ => session.kind.clone(),
+        _ => session.kind.to_string(),
     };
     page.line(
         Style::Bold,

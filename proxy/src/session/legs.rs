@@ -10,6 +10,7 @@ use protocol::policy::{OsUserPolicy, Policy};
 use tokio::sync::{Semaphore, watch};
 
 use super::lately::Lately;
+use super::names::Names;
 use super::registry::Registry;
 use super::tally::Tally;
 use crate::config::{self, Records, Side, SslNegotiation, Timeouts};
@@ -25,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) downstream: DownstreamLeg,
     pub(crate) upstream: UpstreamLeg,
     pub(crate) timeouts: Timeouts,
+    /// The names that this host's configuration gives those at the other end of TLS: by its rules, or its targets.
+    pub(crate) names: Arc<Names>,
 }
 
 /// What a tunnel keeps from its start to its end, whatever is reloaded.
@@ -101,12 +104,15 @@ impl Settings {
                 },
             ),
         };
-        Self {
+        let mut settings = Self {
             name: tunnel.name.as_str().into(),
             downstream,
             upstream,
             timeouts,
-        }
+            names: Arc::default(),
+        };
+        settings.names = Arc::new(Names::new(settings.patterns()));
+        settings
     }
 }
 
@@ -118,13 +124,19 @@ pub(crate) struct Far<'a> {
 }
 
 impl Settings {
-    /// `server` or `client`, and where it leads.
-    pub(crate) fn side_and_upstream(&self) -> (&'static str, Vec<String>) {
+    /// `server` or `client`.
+    pub(crate) fn side(&self) -> &'static str {
         match &self.upstream {
-            UpstreamLeg::Plain { postgres } => ("server", vec![postgres.to_string()]),
-            UpstreamLeg::Mtls { targets, .. } => {
-                ("client", targets.iter().map(ToString::to_string).collect())
-            }
+            UpstreamLeg::Plain { .. } => "server",
+            UpstreamLeg::Mtls { .. } => "client",
+        }
+    }
+
+    /// Where it leads.
+    pub(crate) fn leads_to(&self) -> Vec<String> {
+        match &self.upstream {
+            UpstreamLeg::Plain { postgres } => vec![postgres.to_string()],
+            UpstreamLeg::Mtls { targets, .. } => targets.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -163,8 +175,7 @@ impl Settings {
         }
     }
 
-    /// The names that this host's configuration gives those at the other end of TLS: by its rules, or its targets.
-    pub(crate) fn names(&self) -> Vec<IdentityPattern> {
+    fn patterns(&self) -> Vec<IdentityPattern> {
         let near = self.near().into_iter();
         let near = near.flat_map(|(_, policy)| policy.names().cloned());
         let far = self

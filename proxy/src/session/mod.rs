@@ -6,6 +6,7 @@ mod end;
 mod lately;
 mod legs;
 mod meter;
+mod names;
 mod observer;
 mod record;
 mod registry;
@@ -37,6 +38,7 @@ use crate::waiting::Slot;
 
 pub(crate) use lately::{Gone, Lately};
 pub(crate) use legs::{Far, Settings, Shared, shutdown_farewell};
+pub(crate) use names::Names;
 pub(crate) use observer::now;
 pub(crate) use registry::{Live, Registry};
 pub(crate) use tally::{Tally, Totals};

@@ -1,30 +1,34 @@
 //! The live sessions, and the handle that ends one with a reason. Cancel, revocation, drain and status go through it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use protocol::error_response::{Refusal, SqlState};
 use protocol::identity::IdentityPattern;
-use protocol::replication::Clock;
 use protocol::startup::{CancelKey, Replication, StartupMessage};
 use protocol::watch::Watch;
 use tokio::sync::{Notify, watch};
 
 use super::legs::{Settings, server_pattern};
 use super::meter::Meter;
+use super::names::Found;
+use super::observer::now;
 use super::tally::Tally;
 use super::trace::Trace;
 use super::upstream::FarEnd;
 use super::verdict;
 use crate::net::{Peer, Target};
 use crate::relay::{Farewell, Stop, Traffic};
+use crate::slices::in_slices;
 use crate::tls::{Credentials, PeerCertificate, SessionId};
 
 /// How long a session may take to reach a message boundary at the end of this process.
 const AT_SHUTDOWN: Duration = Duration::from_secs(2);
 /// The same for one that is admitted no longer: it has had enough already.
 const DISMISSED: Duration = Duration::from_secs(1);
+/// Sessions whose meters are read in one slice: some 20 µs.
+const METERED_AT_ONCE: usize = 128;
 
 /// What is known of a session when it is authorised.
 pub(crate) struct About {
@@ -50,6 +54,8 @@ pub(crate) struct Live {
     pub(crate) watched: Option<Watched>,
     pub(crate) meter: Meter,
     pub(crate) trace: Trace,
+    /// Which name of the configuration means its peer.
+    pub(super) found: Found,
     stop: watch::Sender<Option<Farewell>>,
     /// Why it was ended by itself, if it was.
     dismissal: OnceLock<Refusal>,
@@ -136,7 +142,8 @@ pub(crate) struct Registry {
 #[derive(Default)]
 struct Sessions {
     next: u64,
-    live: HashMap<u64, Arc<Live>>,
+    /// By number: the oldest first.
+    live: BTreeMap<u64, Arc<Live>>,
     /// Set by drain: who comes later is turned away.
     closing: bool,
 }
@@ -200,6 +207,7 @@ impl Registry {
             traffic: Traffic::default(),
             meter: Meter::new(Instant::now()),
             trace: Trace::default(),
+            found: Found::default(),
             stop,
             dismissal: OnceLock::new(),
         });
@@ -266,32 +274,33 @@ impl Registry {
     /// Every live session, the oldest first, and what `past` tells of those that have ended by then: none is in both,
     /// and none is missing.
     pub(crate) fn all_and<T>(&self, past: impl FnOnce() -> T) -> (Vec<Arc<Live>>, T) {
-        let (mut all, past) = {
-            let sessions = lock(&self.sessions);
-            let live = sessions.live.iter();
-            let all: Vec<_> = live
-                .map(|(number, live)| (*number, Arc::clone(live)))
-                .collect();
-            (all, past())
-        };
-        all.sort_unstable_by_key(|(number, _)| *number);
-        (all.into_iter().map(|(_, live)| live).collect(), past)
+        let sessions = lock(&self.sessions);
+        let all = sessions.live.values().cloned().collect();
+        (all, past())
     }
 
     /// Reads how much flowed since it was called last: about once a second.
-    pub(crate) fn meter(&self, now: Instant) {
-        for live in lock(&self.sessions).live.values() {
-            live.meter.tick(&live.traffic, now);
-        }
+    pub(crate) async fn meter(&self) {
+        in_slices(&self.all(), METERED_AT_ONCE, |slice| {
+            let now = Instant::now();
+            for live in slice {
+                live.meter.tick(&live.traffic, now);
+            }
+        })
+        .await;
     }
 
     /// Remembers how every stream flows now: every two seconds.
-    pub(crate) fn trace(&self, now: Clock) {
-        for live in self.all() {
-            if let Some(watched) = &live.watched {
-                live.trace.take(&watched.lock(), live.meter.rates(), now);
+    pub(crate) async fn trace(&self) {
+        in_slices(&self.all(), METERED_AT_ONCE, |slice| {
+            let now = now();
+            for live in slice {
+                if let Some(watched) = &live.watched {
+                    live.trace.take(&watched.lock(), live.meter.rates(), now);
+                }
             }
-        }
+        })
+        .await;
     }
 
     pub(crate) fn limit(&self) -> usize {

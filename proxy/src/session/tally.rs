@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
+use protocol::watch::Watch;
 
 use super::end::End;
 use super::registry::Live;
@@ -57,12 +58,17 @@ pub(crate) struct Totals {
 
 impl Totals {
     /// What this session has moved so far.
-    pub(crate) fn of(live: &Live) -> Self {
-        let watched = live.watched.as_ref();
+    fn of(live: &Live) -> Self {
+        let watch = live.watched.as_ref().map(|watched| watched.lock());
+        Self::seen(live, watch.as_deref())
+    }
+
+    /// The same, where what the observer left is held already.
+    pub(crate) fn seen(live: &Live, watch: Option<&Watch>) -> Self {
         Self {
             to_upstream: live.traffic.to_upstream(),
             to_downstream: live.traffic.to_downstream(),
-            not_understood: watched.map_or(0, |watched| watched.lock().not_understood()),
+            not_understood: watch.map_or(0, Watch::not_understood),
         }
     }
 }
