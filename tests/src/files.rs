@@ -74,14 +74,14 @@ pub fn put(contents: impl AsRef<[u8]>, to: &Path) {
 }
 
 /// Hands a file to the user that PostgreSQL runs as, where that is another one.
-pub(crate) fn give_to_postgres(path: &Path) {
+pub fn give_to_postgres(path: &Path) {
     if let Some(user) = postgres_user() {
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
     }
 }
 
 /// The user that PostgreSQL runs as when we are root, whom it refuses.
-pub(crate) fn postgres_user() -> Option<User> {
+pub fn postgres_user() -> Option<User> {
     Uid::effective().is_root().then(|| {
         User::from_name("postgres")
             .unwrap()

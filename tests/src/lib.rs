@@ -31,14 +31,14 @@ pub mod watched;
 pub mod wire;
 
 pub use browser::Browser;
-pub use files::{Disk, Scratch, put, reserve_port};
+pub use files::{Disk, Scratch, give_to_postgres, postgres_user, put, reserve_port};
 pub use host::Host;
 pub use link::Link;
 pub use log::{Log, Mark};
 pub use netns::Namespaces;
 pub use pki::{Identity, Pki};
 pub use postgres::{Node, Stop};
-pub use process::run;
+pub use process::{as_postgres, run};
 pub use scrape::Scrape;
 pub use sidecar::Sidecar;
 pub use stand_in::StandIn;

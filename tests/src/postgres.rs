@@ -170,7 +170,8 @@ impl Node {
             "unix_socket_directories={}",
             self.socket_dir().display()
         ));
-        server.env("LC_ALL", "C");
+        // German where lc_messages is anything but C, and the programs have it: no locale need be installed for that.
+        server.env("LC_ALL", "C").env("LANGUAGE", "de");
         self.process = Some(Process::start(&mut server, &self.log));
     }
 

@@ -21,7 +21,7 @@ pub(crate) fn mortal(program: impl AsRef<OsStr>, signal: &str) -> Command {
 }
 
 /// As [`mortal`], run as the user `postgres` where we are root.
-pub(crate) fn as_postgres(program: &Path) -> Command {
+pub fn as_postgres(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
     if postgres_user().is_some() {

@@ -47,6 +47,12 @@ pub fn promtool() -> &'static Path {
     })
 }
 
+/// sshd, to be run by ourselves.
+pub fn sshd() -> PathBuf {
+    let fetch = concat!(env!("CARGO_MANIFEST_DIR"), "/fetch-sshd");
+    PathBuf::from(run(&mut Command::new(fetch)).unwrap())
+}
+
 /// psql with a libpq that has TLS: Debian's own, of version 15.
 pub fn psql_with_tls() -> PathBuf {
     PathBuf::from("/usr/bin/psql")

@@ -13,6 +13,7 @@ use crate::postgres::Node;
 use crate::programs::pgtlsproxy;
 use crate::sidecar::Sidecar;
 use crate::tunnel::server_config;
+use crate::wait::wait_until;
 
 /// What pg_hba.conf says: the OS users of sidecar and tests are mapped, and nobody is trusted.
 pub const HBA: &str = "local all all peer map=site\nlocal replication all peer map=site\n";
@@ -115,6 +116,24 @@ impl Site {
             "select count(*) from pg_stat_wal_receiver where status = 'streaming'",
             "0",
         );
+    }
+
+    /// Has the standby stay away for an hour, although it would be let in: it waits before it asks again.
+    #[track_caller]
+    pub fn stand_still(&self) {
+        self.standby
+            .append_conf("wal_retrieve_retry_interval = '1h'");
+        self.standby.reload();
+        self.standby
+            .poll_query_until("show wal_retrieve_retry_interval", "1h");
+        // After the first break it comes back at once.
+        wait_until("the standby to wait", || {
+            self.primary
+                .query("select pg_terminate_backend(pid) from pg_stat_replication");
+            self.standby
+                .query("select wait_event from pg_stat_activity where backend_type = 'startup'")
+                == "RecoveryRetrieveRetryInterval"
+        });
     }
 
     /// Waits until the standby streams.

@@ -47,7 +47,8 @@ impl Tool {
         Self::spawn(mortal(program, "KILL").args(arguments))
     }
 
-    fn spawn(command: &mut Command) -> Self {
+    /// Starts what this command says.
+    pub fn spawn(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -12,7 +12,7 @@ use testbed::pki::Wrong;
 use testbed::programs::client_tool;
 use testbed::site::{HBA, Site, doctor, examine, primary};
 use testbed::wait::wait_until;
-use testbed::{Node, Stop, run};
+use testbed::{Node, Scratch, Stop, run};
 
 /// Replaces the primary's pg_hba.conf and ends the stream, so that the standby must come in anew.
 fn hba(site: &Site, text: &str) {
@@ -225,10 +225,15 @@ fn nothing_above_the_first_failure_is_blamed() {
 }
 
 /// A walsender that is taken, until it is dropped.
-struct Taken(Child);
+struct Taken {
+    receiver: Child,
+    _directory: Scratch,
+}
 
 impl Taken {
     fn by(node: &Node, slot: Option<&str>) -> Self {
+        // Two that write to one directory get into each other's way.
+        let directory = Scratch::new("receivewal");
         let mut command = Command::new(client_tool("pg_receivewal"));
         command
             .args([
@@ -238,21 +243,20 @@ impl Taken {
                     .replace("dbname=postgres", "user=replicator"),
                 "-D",
             ])
-            .arg(node.socket_dir());
+            .arg(directory.path());
         command.args(slot.map(|slot| format!("--slot={slot}")));
-        Self(
-            command
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("pg_receivewal starts"),
-        )
+        let receiver = command.stderr(Stdio::null()).spawn();
+        Self {
+            receiver: receiver.expect("pg_receivewal starts"),
+            _directory: directory,
+        }
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.0.kill().expect("it can be killed");
-        self.0.wait().expect("it ends");
+        self.receiver.kill().expect("it can be killed");
+        self.receiver.wait().expect("it ends");
     }
 }
 
@@ -264,12 +268,18 @@ fn what_the_primary_has_for_it(major: u32) {
             count,
         );
     };
+    // A walsender ends a moment after its standby has gone; whoever finds none free gives up.
+    let empty = || {
+        site.primary
+            .poll_query_until("select count(*) from pg_stat_replication", "0");
+    };
     let away = || conninfo(&site, &site.conninfo().replace("port=5442", "port=5443"));
     let back = || {
         site.follow(&site.standby, &site.conninfo());
         site.standby.reload();
     };
     away();
+    empty();
     {
         let _both = [
             Taken::by(&site.primary, None),
@@ -281,7 +291,7 @@ fn what_the_primary_has_for_it(major: u32) {
         site.doctor_on_primary().names("U06", 3);
         away();
     }
-    senders("0");
+    empty();
     {
         let _other = Taken::by(&site.primary, Some("standby"));
         senders("1");

@@ -6,6 +6,29 @@ use testbed::programs::client_tool;
 use testbed::site::{Site, doctor, primary};
 use testbed::{Node, Stop};
 
+/// Has the standby replay an hour late, or not any more; a setting of recovery.conf before 12.
+fn delay(site: &mut Site, major: u32, late: bool) {
+    let setting = "recovery_min_apply_delay = '1h'";
+    if major < 12 {
+        let path = site.standby.data().join("recovery.conf");
+        let text = std::fs::read_to_string(path).expect("a standby has one");
+        let text = text.replace(&format!("{setting}\n"), "");
+        let more = if late { setting } else { "" };
+        site.standby
+            .write("recovery.conf", &format!("{text}{more}\n"));
+        site.standby.restart();
+        site.wait_for_stream();
+    } else {
+        let change = if late {
+            format!("set {setting}")
+        } else {
+            "reset recovery_min_apply_delay".to_owned()
+        };
+        site.standby.query(&format!("alter system {change}"));
+        site.standby.reload();
+    }
+}
+
 /// Well on both hosts.
 #[track_caller]
 fn is_well(site: &Site) {
@@ -23,11 +46,9 @@ fn streaming_in_every_major() {
 #[test]
 fn idle_delayed_synchronous_and_paused_on_purpose() {
     for major in testbed::programs::majors() {
-        let site = Site::new(major);
+        let mut site = Site::new(major);
         is_well(&site);
-        site.standby
-            .query("alter system set recovery_min_apply_delay = '1h'");
-        site.standby.reload();
+        delay(&mut site, major, true);
         site.primary
             .query("create table t as select generate_series(1, 1000)");
         site.standby.poll_query_until(
@@ -35,9 +56,7 @@ fn idle_delayed_synchronous_and_paused_on_purpose() {
             "t",
         );
         is_well(&site);
-        site.standby
-            .query("alter system reset recovery_min_apply_delay");
-        site.standby.reload();
+        delay(&mut site, major, false);
         site.standby.catch_up_with(&site.primary);
 
         site.primary
@@ -174,11 +193,13 @@ fn logical() {
 
 #[test]
 fn other_locale() {
-    // Debian's own builds have messages in many languages; this machine may have C.UTF-8 alone.
+    // A node whose lc_messages is not C speaks German, if its programs do: Debian's own.
     let site = Site::with(
         15,
         "lc_messages = 'C.UTF-8'\nlc_time = 'C.UTF-8'\ndatestyle = 'german'",
     );
+    let said = site.primary.try_query("select 1 / 0").unwrap_err();
+    println!("it says: {said}");
     site.primary
         .query("alter database postgres set datestyle = 'sql, dmy'");
     is_well(&site);

@@ -1,4 +1,4 @@
-//! docs/migrating.md: a stream moves from stunnel, and from PostgreSQL's own TLS, to the proxy, without a new copy.
+//! docs/migrating.md: a stream moves from stunnel, from an ssh tunnel, and from PostgreSQL's own TLS, to the proxy, without a new copy.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -6,11 +6,17 @@
 )]
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 
 use testbed::postgres::psql_of;
-use testbed::programs::psql_with_tls;
-use testbed::{Identity, Node, Pki, Scratch, Sidecar, Tool, reserve_port};
+use testbed::programs::{psql_with_tls, sshd};
+use testbed::wait::wait_until;
+use testbed::{
+    Identity, Node, Pki, Scratch, Sidecar, Tool, as_postgres, give_to_postgres, postgres_user,
+    reserve_port, run,
+};
 
 /// The flags of a command of the page, by its first words.
 fn flags(section: &str, command: &str) -> Vec<String> {
@@ -110,7 +116,7 @@ fn a_stream_moves_from_stunnel_to_the_proxy() {
         ),
     );
     let conninfo = format!("host=127.0.0.1 port={entry} user=postgres");
-    testbed::wait_until("stunnel to listen", || {
+    wait_until("stunnel to listen", || {
         testbed::postgres::psql(&conninfo, "select 1").is_ok()
     });
     let standby = Node::standby("standby1", &conninfo);
@@ -142,6 +148,123 @@ fn a_stream_moves_from_stunnel_to_the_proxy() {
     follow(&standby, at_standby.address().port());
     streams_by(&standby, &primary, at_standby.address().port());
     drop(far);
+    streams_by(&standby, &primary, at_standby.address().port());
+    assert_eq!(standby.pid(), process, "it was not started anew");
+}
+
+/// A key pair of ssh's.
+fn ssh_key(path: &Path) -> String {
+    run(Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(path))
+    .unwrap();
+    fs::read_to_string(path.with_extension("pub")).unwrap()
+}
+
+/// sshd on a port of its own, as the OS user of the servers, which may be reached through it and nothing else.
+fn ssh_daemon(place: &Path, port: u16, key: &str, postgres: SocketAddr) -> Tool {
+    let keys = place.join("authorized_keys");
+    fs::write(
+        &keys,
+        format!("restrict,port-forwarding,permitopen=\"{postgres}\" {key}"),
+    )
+    .unwrap();
+    let text = format!(
+        "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
+         PidFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nAllowTcpForwarding local\n",
+        place.join("host").display(),
+        keys.display()
+    );
+    let config = place.join("sshd_config");
+    fs::write(&config, text).unwrap();
+    for file in ["host", "authorized_keys", "sshd_config"] {
+        give_to_postgres(&place.join(file));
+    }
+    let mut sshd = as_postgres(&sshd());
+    Tool::spawn(sshd.args(["-D", "-e", "-f"]).arg(config))
+}
+
+#[test]
+fn a_stream_moves_from_an_ssh_tunnel_to_the_proxy() {
+    let page = include_str!("../../docs/migrating.md");
+    assert!(page.contains("`ssh -L 5433:127.0.0.1:5432 db1`"));
+    let (pki, place) = (Pki::new(), Scratch::new("ssh"));
+    let (server, client) = (pki.issue("localhost"), pki.issue("standby1"));
+    let primary = Node::primary();
+    let postgres = primary.address();
+    let [port, entry] = [reserve_port(), reserve_port()];
+    let host = ssh_key(&place.path().join("host"));
+    // Root's own: ssh takes no key of another user.
+    let own = Scratch::new("ssh-client");
+    let key = ssh_key(&own.path().join("standby1"));
+    let known = own.path().join("known_hosts");
+    fs::write(&known, format!("[127.0.0.1]:{port} {host}")).unwrap();
+    let daemon = ssh_daemon(place.path(), port, &key, postgres);
+    wait_until("sshd to listen", || {
+        TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap();
+    let user = postgres_user().or(user).unwrap().name;
+    let [identity, known] =
+        [own.path().join("standby1"), known].map(|path| path.display().to_string());
+    let tunnel = Tool::start(
+        "ssh",
+        &[
+            "-F",
+            "none",
+            "-N",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ExitOnForwardFailure=yes",
+            "-o",
+            "StrictHostKeyChecking=yes",
+            "-o",
+            &format!("UserKnownHostsFile={known}"),
+            "-i",
+            &identity,
+            "-p",
+            &port.to_string(),
+            "-L",
+            &format!("{entry}:{postgres}"),
+            &format!("{user}@127.0.0.1"),
+        ],
+    );
+    let conninfo = format!("host=127.0.0.1 port={entry} user=postgres");
+    wait_until("ssh to listen", || {
+        testbed::postgres::psql(&conninfo, "select 1").is_ok()
+    });
+    let standby = Node::standby("standby1", &conninfo);
+    streams_by(&standby, &primary, entry);
+    let process = standby.pid();
+
+    // "The two commands above": those of stunnel.
+    let section = "From stunnel";
+    let at_primary = start(
+        section,
+        "server",
+        &server,
+        &[
+            ("0.0.0.0:5443", "127.0.0.1:0"),
+            ("127.0.0.1:5432", &postgres.to_string()),
+        ],
+    );
+    let target = format!("localhost:{}", at_primary.address().port());
+    let at_standby = start(
+        section,
+        "client",
+        &client,
+        &[
+            ("127.0.0.1:5442", "127.0.0.1:0"),
+            ("db1.example.com:5443", &target),
+        ],
+    );
+    streams_by(&standby, &primary, entry);
+    follow(&standby, at_standby.address().port());
+    streams_by(&standby, &primary, at_standby.address().port());
+    drop(tunnel);
+    drop(daemon);
+    assert!(TcpStream::connect(("127.0.0.1", entry)).is_err());
     streams_by(&standby, &primary, at_standby.address().port());
     assert_eq!(standby.pid(), process, "it was not started anew");
 }

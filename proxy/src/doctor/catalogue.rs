@@ -168,6 +168,8 @@ catalogue! {
         "look at the proxy and PostgreSQL there{}";
     FAR_POSTGRES_DOWN = "U17" Postgres Error "the far proxy does not reach its PostgreSQL",
         "start PostgreSQL there, or mend `postgres` of the [[server]] table there{}";
+    SLOT_IDLE = "U18" Postgres Error "the replication slot was given up: its standby stayed away for longer than idle_replication_slot_timeout",
+        "raise that setting on the primary; drop the slot and make it again, and if WAL is gone by then, the standby, too: {}";
 
     OTHER_SYSTEM = "Y01" Standby Error "the standby is a copy of another cluster",
         "point the tunnel at its own primary, or make the standby anew from this one (pg_basebackup){}";
@@ -211,6 +213,8 @@ catalogue! {
         "before it starts: {}";
     SUBSCRIPTION_STANDS = "Y21" Standby Error "an enabled subscription has no running worker, although the publisher would serve it",
         "look at the subscriber's log{}";
+    STANDBY_SILENT = "Y22" Standby Error "the standby's PostgreSQL takes connections and says nothing",
+        "it hangs or is overloaded: look at its processes and its log{}";
 }
 
 #[cfg(test)]

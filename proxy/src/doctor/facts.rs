@@ -22,6 +22,8 @@ pub(crate) struct Facts {
     pub(crate) door: Option<Door>,
     /// A client tunnel's targets.
     pub(crate) routes: Vec<Route>,
+    /// The answer on what the slot sync worker sends, where slots are synchronised.
+    pub(crate) slot_sync: Option<Answer>,
     /// A server tunnel's own listener.
     pub(crate) listener: Option<Reach>,
     /// The PostgreSQL behind a server tunnel.
@@ -175,6 +177,8 @@ pub(crate) struct Cluster {
     pub(crate) owner: String,
     pub(crate) major: u32,
     pub(crate) running: bool,
+    /// It was asked, and said nothing in the time that there was.
+    pub(crate) silent: bool,
     /// Where it listens, by its postmaster.pid: the Unix socket.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) standby_signal: bool,
@@ -279,7 +283,11 @@ pub(crate) struct Role {
 pub(crate) struct Slot {
     pub(crate) name: String,
     pub(crate) active: bool,
+    /// Not one for logical decoding.
+    pub(crate) physical: bool,
     pub(crate) wal_status: Option<String>,
+    /// Why it is lost, from 17 on.
+    pub(crate) reason: Option<String>,
     /// Bytes of WAL that it keeps from being removed.
     pub(crate) held: Option<f64>,
 }

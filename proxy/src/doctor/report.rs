@@ -1,5 +1,6 @@
 //! What doctor says: a state for each layer, the findings, the verdict. As JSON (docs/doctor.md) and as one screen.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use protocol::escape;
@@ -156,9 +157,33 @@ impl Report {
     }
 }
 
+/// How many findings of one id are shown; `--json` has all of them.
+const MOST_OF_ONE: usize = 3;
+
 /// Names of roles, files and peers may hold what must not reach a terminal.
 pub(super) fn visible(text: &str) -> String {
     escape::visible(text, usize::MAX)
+}
+
+fn whole(f: &mut fmt::Formatter<'_>, finding: &Finding) -> fmt::Result {
+    let severity = match finding.severity {
+        Severity::Error => "problem",
+        Severity::Warning => "warning",
+        Severity::Note => "note",
+    };
+    writeln!(
+        f,
+        "  {severity} [{}]: {}",
+        finding.id,
+        visible(&finding.what)
+    )?;
+    if !finding.fact.is_empty() {
+        writeln!(f, "    fact: {}", visible(&finding.fact))?;
+    }
+    if !finding.way_out.is_empty() {
+        writeln!(f, "    do:   {}", visible(&finding.way_out))?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Report {
@@ -166,12 +191,15 @@ impl fmt::Display for Report {
         if !self.listen.is_empty() {
             writeln!(
                 f,
-                "tunnel   {}: {} -> {}",
-                self.tunnel, self.listen, self.leads_to
+                "tunnel   {}",
+                visible(&format!(
+                    "{}: {} -> {}",
+                    self.tunnel, self.listen, self.leads_to
+                ))
             )?;
         }
         if let Some(cluster) = &self.cluster {
-            writeln!(f, "cluster  {cluster}")?;
+            writeln!(f, "cluster  {}", visible(cluster))?;
         }
         for judged in &self.layers {
             let state = match judged.state {
@@ -190,23 +218,23 @@ impl fmt::Display for Report {
                 .findings
                 .iter()
                 .filter(|finding| finding.layer == judged.layer);
+            let mut shown: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
             for finding in found {
-                let severity = match finding.severity {
-                    Severity::Error => "problem",
-                    Severity::Warning => "warning",
-                    Severity::Note => "note",
-                };
-                writeln!(
-                    f,
-                    "  {severity} [{}]: {}",
-                    finding.id,
-                    visible(&finding.what)
-                )?;
-                if !finding.fact.is_empty() {
-                    writeln!(f, "    fact: {}", visible(&finding.fact))?;
+                let (count, first) = shown.entry(&finding.id).or_insert((0, &finding.what));
+                *count += 1;
+                if *count == 1 {
+                    whole(f, finding)?;
+                } else if *count <= MOST_OF_ONE {
+                    let other = match finding.what == *first {
+                        true => &finding.fact,
+                        false => &finding.what,
+                    };
+                    writeln!(f, "    also [{}]: {}", finding.id, visible(other))?;
                 }
-                if !finding.way_out.is_empty() {
-                    writeln!(f, "    do:   {}", visible(&finding.way_out))?;
+            }
+            for (id, (count, _)) in &shown {
+                if let Some(more @ 1..) = count.checked_sub(MOST_OF_ONE) {
+                    writeln!(f, "    and {more} more [{id}]: see --json")?;
                 }
             }
         }
@@ -214,5 +242,38 @@ impl fmt::Display for Report {
             writeln!(f, "unseen   {}", visible(unseen))?;
         }
         write!(f, "verdict: {}", visible(&self.summary))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::catalogue::{HBA_BROKEN, SLOT_LOST};
+
+    #[test]
+    fn many_of_one_kind_take_three_places_and_nothing_breaks_a_line() {
+        let mut findings: Vec<_> = (0..30)
+            .map(|slot| Finding::new(&SLOT_LOST, format!("slot {slot}"), "\u{1b}[2J"))
+            .collect();
+        findings.push(Finding::new(&HBA_BROKEN, "line 1\nverdict: all well", ""));
+        let layers = vec![Judged {
+            layer: Layer::Postgres,
+            state: State::Problem,
+            seen: Vec::new(),
+        }];
+        let subject = Subject {
+            tunnel: "server".to_owned(),
+            listen: "x\ny".to_owned(),
+            cluster: Some("/srv/\u{1b}[2J".to_owned()),
+            ..Subject::default()
+        };
+        let text = Report::new(subject, layers, findings, Vec::new()).to_string();
+        assert_eq!(text.matches("problem [U03]:").count(), 1, "{text}");
+        assert!(text.contains("also [U03]: slot 2\n"), "{text}");
+        assert!(text.contains("and 27 more [U03]: see --json"), "{text}");
+        assert_eq!(text.matches("\nverdict: ").count(), 1, "{text}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        // tunnel, cluster, layer; each kind in three lines; two more facts; what is left out; the verdict.
+        assert_eq!(text.lines().count(), 3 + 6 + 2 + 1 + 1, "{text}");
     }
 }

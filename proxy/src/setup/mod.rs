@@ -35,13 +35,14 @@ pub(crate) use plan::{
     FileChange, LoginBy, SqlChange, Wishes, making_slot, primary as plan_primary, slot_name,
 };
 pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, StandbyReport, UndoReport, json};
-pub(crate) use server::{Server, restart};
+pub(crate) use server::{Server, identifier as sql_identifier, restart};
 pub(crate) use service::{by_systemd, ensure_user, start_unit};
 pub(crate) use sidecar::Sidecar;
 pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
 pub(crate) use standby::{Moved, bring_back, commands_back, discard, stop as stop_standby};
 pub(crate) use tls::needs;
 pub(crate) use validate::{apply_files, check_readable};
+pub(crate) use version::V16;
 
 #[cfg(test)]
 mod tests;

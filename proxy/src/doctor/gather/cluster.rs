@@ -143,7 +143,7 @@ pub(super) fn place(data: &Path) -> Result<Place, String> {
 
 impl Place {
     /// What the files show.
-    pub(super) fn look(&self, unseen: &mut Vec<String>) -> Cluster {
+    pub(super) fn look(&self, unseen: &mut Vec<String>, until: Instant) -> Cluster {
         let read = |name: &str| fs::read_to_string(self.data.join(name)).unwrap_or_default();
         let has = |name: &str| self.data.join(name).exists();
         let version = read("PG_VERSION");
@@ -177,11 +177,10 @@ impl Place {
                 .as_deref()
                 .and_then(control),
             log: self.log_tail(running.then(|| line(0))),
-            unreadable: self.unreadable(),
             ..Cluster::default()
         };
         if !running {
-            self.ask_stopped(&mut cluster, unseen);
+            self.ask_stopped(&mut cluster, unseen, until);
         }
         if recovery_conf && major < 12 {
             cluster
@@ -195,7 +194,7 @@ impl Place {
     }
 
     /// What a stopped server would start with, by its own reader.
-    fn ask_stopped(&self, cluster: &mut Cluster, unseen: &mut Vec<String>) {
+    fn ask_stopped(&self, cluster: &mut Cluster, unseen: &mut Vec<String>, until: Instant) {
         let Some(postgres) = &self.postgres else {
             unseen.push(
                 "what the stopped server would start with: its program is not found".to_owned(),
@@ -205,7 +204,7 @@ impl Place {
         for name in std::iter::once(&"port").chain(WANTED) {
             let mut command = programs::command(postgres, &self.owner);
             command.args(&self.arguments).args(["-C", name]);
-            match programs::run(command, "", Duration::from_millis(800)) {
+            match programs::run(command, "", until) {
                 Ok(said) if said.ok => {
                     let value = said.stdout.trim().to_owned();
                     cluster.settings.insert((*name).to_owned(), value);
@@ -225,7 +224,7 @@ impl Place {
     }
 
     /// Files that the server's OS user cannot read, in the directories that it owns.
-    fn unreadable(&self) -> Vec<String> {
+    pub(super) fn unreadable(&self) -> Vec<String> {
         let groups = std::ffi::CString::new(self.owner.name.as_str())
             .ok()
             .and_then(|name| getgrouplist(&name, self.owner.gid).ok())

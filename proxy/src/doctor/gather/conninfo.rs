@@ -138,6 +138,13 @@ pub(super) fn password(
         }
         Err(_) => return Err(missing()),
     };
+    // libpq says the same; and a pipe would be waited for.
+    if !metadata.is_file() {
+        return Err(ignored(
+            "it is not a plain file".to_owned(),
+            format!("make {shown} a plain file, or name another with passfile="),
+        ));
+    }
     if metadata.mode() & 0o077 != 0 {
         return Err(ignored(
             format!("its mode is {:04o}", metadata.mode() & 0o777),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use protocol::error_response::Refusal;
 use protocol::startup::{CancelKey, CancelRequest, SSL_REQUEST};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::walsender::{Ask, ask};
 use crate::config::{self, Records, SslNegotiation};
@@ -38,14 +38,30 @@ pub(super) async fn route(
     question: Option<&Ask>,
     deadline: Instant,
 ) -> Route {
-    let mut route = Route {
-        target: target.to_string(),
-        ..Route::default()
-    };
-    if let Err(refusal) = go(&mut route, client, target, credentials, question, deadline).await {
-        route.refusal = Some(Explained::from(*refusal));
+    let mut tries = 0;
+    loop {
+        let began = Instant::now();
+        let mut route = Route {
+            target: target.to_string(),
+            ..Route::default()
+        };
+        let gone = go(&mut route, client, target, credentials, question, deadline).await;
+        if let Err(refusal) = gone {
+            route.refusal = Some(Explained::from(*refusal));
+        }
+        tries += 1;
+        // One that is cut off by the deadline would tell less.
+        let over = Instant::now() + AGAIN + began.elapsed();
+        if !is_full(&route) || tries == TRIES || over > deadline {
+            return route;
+        }
+        sleep(AGAIN).await;
     }
-    route
+}
+
+/// No walsender was free. The standby that is refused for another reason takes one for a moment, again and again.
+fn is_full(route: &Route) -> bool {
+    matches!(&route.answer, Some(Answer::Refused(error)) if error.sqlstate == "53300")
 }
 
 async fn go(
@@ -197,6 +213,10 @@ pub(super) fn address(host: &str, port: u16) -> PostgresAddress {
         })
     }
 }
+
+/// How often a full house is tried, and how long after.
+const TRIES: u32 = 5;
+const AGAIN: Duration = Duration::from_millis(150);
 
 /// The time that the network has, all probes at once.
 pub(super) const WITHIN: Duration = Duration::from_millis(2200);

@@ -48,7 +48,8 @@ pub(super) fn command(program: &Path, owner: &Owner) -> Command {
 }
 
 /// Runs it to its end, or kills it at the deadline. `input` must fit into a pipe (64 KiB).
-pub(super) fn run(mut command: Command, input: &str, within: Duration) -> io::Result<Said> {
+pub(super) fn run(mut command: Command, input: &str, until: Instant) -> io::Result<Said> {
+    let began = Instant::now();
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -61,17 +62,16 @@ pub(super) fn run(mut command: Command, input: &str, within: Duration) -> io::Re
     }
     let stdout = child.stdout.take().map(collect);
     let stderr = child.stderr.take().map(collect);
-    let deadline = Instant::now() + within;
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if Instant::now() > deadline {
+        if Instant::now() > until {
             child.kill()?;
             child.wait()?;
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("no answer within {:.1} s", within.as_secs_f32()),
+                format!("no answer within {:.1} s", began.elapsed().as_secs_f32()),
             ));
         }
         thread::sleep(Duration::from_millis(3));

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,8 +15,6 @@ use super::cluster::{Place, first_lines};
 use super::programs;
 use crate::doctor::facts::{Cluster, ConfigError, Server};
 
-const WITHIN: Duration = Duration::from_millis(2500);
-
 /// Settings that the judge looks at.
 const SETTINGS: &str = "'primary_conninfo', 'primary_slot_name', 'cluster_name', 'wal_level', 'max_connections', \
     'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction', \
@@ -23,8 +22,8 @@ const SETTINGS: &str = "'primary_conninfo', 'primary_slot_name', 'cluster_name',
     'recovery_min_apply_delay', 'wal_receiver_timeout', 'restore_command', 'listen_addresses', 'port', \
     'unix_socket_directories', 'ssl'";
 
-/// Asks, and adds what was told to `cluster`.
-pub(super) fn ask(place: &Place, cluster: &mut Cluster, unseen: &mut Vec<String>) {
+/// Asks until then, and adds what was told to `cluster`.
+pub(super) fn ask(place: &Place, cluster: &mut Cluster, unseen: &mut Vec<String>, until: Instant) {
     let Some(socket) = &cluster.socket else {
         unseen.push("what PostgreSQL says: it has no Unix socket to ask it through".to_owned());
         return;
@@ -50,17 +49,22 @@ pub(super) fn ask(place: &Place, cluster: &mut Cluster, unseen: &mut Vec<String>
             .arg("-h")
             .arg(directory)
             .args(["-p", &port, "-f", "-"])
-            .env("PGCONNECT_TIMEOUT", "2")
-            .env("PGPASSFILE", "/dev/null")
+            // Of a file that is there, and no plain one, libpq warns.
+            .env("PGPASSFILE", "/dev/null/none")
             .env("PGAPPNAME", "pgtlsproxy doctor")
             .env("PGCLIENTENCODING", "UTF8");
-        match programs::run(command, &script, WITHIN) {
+        match programs::run(command, &script, until) {
             Ok(said) if said.stdout.contains('|') => {
                 told = Some(said.stdout);
                 break;
             }
             Ok(said) => refused = first_lines(&said.stderr, 1),
-            Err(error) => refused = error.to_string(),
+            Err(error) => {
+                cluster.silent = error.kind() == io::ErrorKind::TimedOut;
+                refused = error.to_string();
+                // It would let nobody else in, either.
+                break;
+            }
         }
     }
     let Some(told) = told else {
@@ -146,7 +150,8 @@ fn part<T: DeserializeOwned>(parts: &BTreeMap<&str, Value>, name: &str) -> Optio
 }
 
 // A walreceiver that is refused again and again calls itself streaming each time it has connected. Until its first
-// message both times are that of its start; a stream at a segment's end may be idle, so after 0.3 s it counts.
+// message both times are that of its start. A stream at a segment's end may be idle: then it waits in its main loop, and
+// not for an answer. Whoever may not see what it waits for goes by its age.
 
 /// One SELECT for each part: its name, and its value as JSON on one line. PostgreSQL 10 to 18; what a version does not
 /// have is left out.
@@ -157,6 +162,11 @@ fn script(major: u32) -> String {
         "current_setting('hba_file')"
     };
     let wal_status = if major >= 13 { "wal_status" } else { "null" };
+    let reason = if major >= 17 {
+        "invalidation_reason"
+    } else {
+        "null"
+    };
     let not_synced = if major >= 17 { "where not synced" } else { "" };
     format!(
         r"set client_min_messages = error;
@@ -193,7 +203,8 @@ select 'roles', coalesce(jsonb_agg(jsonb_build_object('name', rolname, 'superuse
         and not r.rolsuper and pg_has_role(r.oid, g.oid, 'member')))), '[]')
     from pg_authid r where rolreplication or rolsuper;
 select 'slots', coalesce(jsonb_agg(jsonb_build_object('name', slot_name, 'active', active,
-    'wal_status', {wal_status}, 'held', pg_wal_lsn_diff(case when pg_is_in_recovery()
+    'physical', slot_type = 'physical', 'wal_status', {wal_status}, 'reason', {reason},
+    'held', pg_wal_lsn_diff(case when pg_is_in_recovery()
         then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, restart_lsn))), '[]')
     from pg_replication_slots {not_synced};
 select 'senders', coalesce(jsonb_agg(jsonb_build_object('application_name', application_name, 'state', state,
@@ -202,7 +213,8 @@ select 'senders', coalesce(jsonb_agg(jsonb_build_object('application_name', appl
     from pg_stat_replication;
 select 'receiver', jsonb_build_object('pid', a.pid, 'status', case when w.status = 'streaming'
         and w.last_msg_send_time = w.last_msg_receipt_time
-        and clock_timestamp() - a.backend_start < '300ms' then 'starting' else w.status end,
+        and case when a.wait_event is null then clock_timestamp() - a.backend_start < '2s'
+            else a.wait_event <> 'WalReceiverMain' end then 'starting' else w.status end,
     'silent_for', extract(epoch from clock_timestamp() - w.last_msg_receipt_time),
     'clock_ahead', extract(epoch from w.last_msg_send_time - w.last_msg_receipt_time),
     'connecting_for', case when a.wait_event ilike '%walreceiverconnect'

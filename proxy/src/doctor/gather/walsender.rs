@@ -37,6 +37,8 @@ pub(super) struct Ask {
     pub(super) user: String,
     /// None: physical replication.
     pub(super) database: Option<String>,
+    /// An ordinary session in that database, as the slot sync worker has it: only its login is tried.
+    pub(super) ordinary: bool,
     pub(super) application_name: String,
     pub(super) password: Result<Zeroizing<String>, Password>,
     /// Our own timeline, to see where the server's branched off.
@@ -63,7 +65,9 @@ where
         Err(_) => return Ok(Answer::Silent),
     };
     // A server that stops answering now has let us in, which is what matters most.
-    let _ = timeout_at(deadline, inquire(stream, ask, &mut login)).await;
+    if !ask.ordinary {
+        let _ = timeout_at(deadline, inquire(stream, ask, &mut login)).await;
+    }
     let _ = timeout_at(deadline, stream.write_all(&encode_message(b'X', b""))).await;
     Ok(Answer::Welcome(login))
 }
@@ -80,11 +84,15 @@ where
     let parameters = [
         ("user", ask.user.as_str()),
         ("database", database),
-        ("replication", kind),
         ("application_name", &ask.application_name),
+        ("replication", kind),
     ];
     let parameters = parameters.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-    send(stream, &encode_startup((3, 0), &parameters)).await?;
+    let parameters = match ask.ordinary {
+        true => &parameters[..3],
+        false => &parameters[..],
+    };
+    send(stream, &encode_startup((3, 0), parameters)).await?;
     let mut scram: Option<ScramSha256> = None;
     let mut login = Login::default();
     loop {

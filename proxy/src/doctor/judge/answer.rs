@@ -2,7 +2,7 @@
 //! language ("PostgreSQL Error Codes"; "Error and Notice Message Fields").
 
 use super::path::{layer_of, told};
-use super::{View, standby};
+use super::{View, standby, words};
 use crate::doctor::catalogue::{self as found, Entry, Layer, Severity};
 use crate::doctor::facts::{
     Answer, Cluster, Facts, Login, Password, Route, ServerError, Side, Upstream,
@@ -108,6 +108,10 @@ fn no_stream(error: &ServerError, upstream: &Upstream) -> Option<Finding> {
     match (error.sqlstate.as_str(), slot) {
         ("42704", Some(slot)) => found(&found::SLOT_MISSING, slot),
         ("55006", _) => found(&found::SLOT_IN_USE, ""),
+        // A name of a setting, which is not translated.
+        ("55000", Some(slot)) if error.line().contains("idle_timeout") => {
+            found(&found::SLOT_IDLE, &anew(slot))
+        }
         ("55000", Some(slot)) => found(&found::SLOT_LOST, &anew(slot)),
         // The file of WAL is gone: with a slot, it has been invalidated, or was never reserved.
         ("58P01", Some(slot)) => found(&found::SLOT_LOST, &anew(slot)),
@@ -124,7 +128,8 @@ pub(super) fn anew(slot: &str) -> String {
 }
 
 fn refused(error: &ServerError, upstream: &Upstream) -> Finding {
-    let role = upstream.user.as_str();
+    let role = words::role(&upstream.user);
+    let role = role.as_str();
     let fact = format!("the primary answers: {}", error.line());
     if let Some(explained) = told(error) {
         // Only what lies behind the far proxy comes here.
@@ -148,7 +153,11 @@ fn refused(error: &ServerError, upstream: &Upstream) -> Finding {
         ("28000", "InitializeSessionUserId") if error.message.contains("does not exist") => {
             (&found::ROLE_MISSING, role)
         }
-        ("28000", "InitializeSessionUserId") => (&found::ROLE_CANNOT_LOG_IN, role),
+        ("28000", "InitializeSessionUserId")
+            if error.message.contains("not permitted to log in") =>
+        {
+            (&found::ROLE_CANNOT_LOG_IN, role)
+        }
         ("28P01", _) => (&found::PASSWORD_WRONG, role),
         ("42501", _) => (&found::ROLE_CANNOT_REPLICATE, role),
         ("3D000", _) => (&found::DATABASE_MISSING, ""),
@@ -169,9 +178,9 @@ fn hba_line(error: &ServerError, upstream: &Upstream) -> String {
     let database = upstream.database.as_deref().unwrap_or("replication");
     let role = &upstream.user;
     if error.message.contains("\"127.0.0.1\"") || error.message.contains("\"::1\"") {
-        format!("host {database} {role} 127.0.0.1/32 scram-sha-256")
+        words::host_line(database, role)
     } else {
-        format!("local {database} {role} peer map=pgtlsproxy")
+        words::local_line(database, role)
     }
 }
 

@@ -6,9 +6,11 @@ mod far;
 mod hba;
 mod path;
 mod primary;
+mod slot_sync;
 mod standby;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use super::catalogue::{Layer, Severity};
 use super::facts::Facts;

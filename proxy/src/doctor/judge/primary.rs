@@ -1,11 +1,11 @@
 //! PostgreSQL on this host: what would keep a standby out (pg_hba.conf, roles, slots, walsenders, wal_level), what will
 //! at the next restart, and who streams from it. On a standby's host only its own configuration.
 
-use super::View;
 use super::answer::anew;
 use super::hba::{Decision, Via, decide};
-use super::path::words;
+use super::path::words as outcome;
 use super::standby::log_or;
+use super::{View, words};
 use crate::doctor::catalogue::{self as found, Layer, Severity};
 use crate::doctor::facts::{
     Backend, Cluster, Explained, Facts, HbaRule, Outcome, Role, Server, Side,
@@ -32,7 +32,14 @@ pub(super) fn postgres(facts: &Facts, view: &mut View) {
             Some(backend) if !backend.unix => Via::Loopback,
             _ => Via::Socket,
         };
-        admission(server, tls_off(cluster), via, &mut own);
+        // Where the tunnel does not get to it, no line is to blame.
+        if facts
+            .backend
+            .as_ref()
+            .is_none_or(|backend| matches!(backend.reach.outcome, Outcome::Answered(_)))
+        {
+            admission(server, tls_off(cluster), via, &mut own);
+        }
         supply(cluster, server, &mut own);
     } else {
         // What is wrong with a standby's own files will matter when it is a primary.
@@ -46,7 +53,7 @@ pub(super) fn postgres(facts: &Facts, view: &mut View) {
 
 fn behind(backend: &Backend, cluster: Option<&Cluster>, view: &mut View) {
     let address = &backend.reach.address;
-    let fact = format!("{address}: {}", words(&backend.reach.outcome));
+    let fact = format!("{address}: {}", outcome(&backend.reach.outcome));
     match &backend.reach.outcome {
         Outcome::Answered(_) => view.see(format!("PostgreSQL answers at {address}")),
         Outcome::Silent => view.find(Finding::new(&found::POSTGRES_SILENT, fact, "")),
@@ -59,6 +66,12 @@ fn behind(backend: &Backend, cluster: Option<&Cluster>, view: &mut View) {
                 let real = real.unwrap_or_else(|| "its address".to_owned());
                 view.find(Finding::new(&found::POSTGRES_ELSEWHERE, fact, &real));
             }
+            // The server's own check comes too late for `postgres -C`.
+            Some(cluster) if minimal(cluster) => view.find(Finding::new(
+                &found::WAL_LEVEL_MINIMAL,
+                "wal_level = minimal, and max_wal_senders is above 0: it does not start with both",
+                "",
+            )),
             Some(cluster) => {
                 let why = cluster
                     .conf_error
@@ -122,8 +135,9 @@ fn configuration(cluster: &Cluster, server: &Server, view: &mut View) {
     }
     if let Some(first) = cluster.unreadable.first() {
         let mend = format!(
-            "chown {} {first} (or move it out of the data directory)",
-            cluster.owner
+            "chown {} {} (or move it out of the data directory)",
+            cluster.owner,
+            words::shell(first)
         );
         view.find(Finding::new(
             &found::FILES_UNREADABLE,
@@ -131,6 +145,11 @@ fn configuration(cluster: &Cluster, server: &Server, view: &mut View) {
             &mend,
         ));
     }
+}
+
+fn minimal(cluster: &Cluster) -> bool {
+    let senders = cluster.setting("max_wal_senders").parse::<u32>();
+    cluster.setting("wal_level") == "minimal" && senders.is_ok_and(|senders| senders > 0)
 }
 
 fn tls_off(cluster: &Cluster) -> bool {
@@ -184,6 +203,24 @@ fn admission(server: &Server, tls_off: bool, via: Via, view: &mut View) {
         .copied()
         .filter(|role| !role.superuser)
         .collect();
+    if plain.is_empty()
+        && let Some(role) = server
+            .roles
+            .iter()
+            .find(|role| role.replication && !role.superuser)
+    {
+        let why = match role.login {
+            true => "its password has expired (VALID UNTIL)",
+            false => "it is NOLOGIN",
+        };
+        let fact = format!(
+            "role {}: {why}, and there is no other for replication",
+            role.name
+        );
+        let finding = Finding::new(&found::ROLE_CANNOT_LOG_IN, fact, &words::role(&role.name));
+        // A standby may come in as a superuser, or by a certificate that asks for no password.
+        view.find(finding.at_most(Severity::Warning));
+    }
     let candidates = if plain.is_empty() { able } else { plain };
     let mut refused = Vec::new();
     for role in candidates {
@@ -203,8 +240,8 @@ fn admission(server: &Server, tls_off: bool, via: Via, view: &mut View) {
 fn barrier(rules: &[HbaRule], role: &Role, via: Via) -> Option<Finding> {
     let name = &role.name;
     let line = match via {
-        Via::Socket => format!("local replication {name} peer map=pgtlsproxy"),
-        Via::Loopback => format!("host replication {name} 127.0.0.1/32 scram-sha-256"),
+        Via::Socket => words::local_line("replication", name),
+        Via::Loopback => words::host_line("replication", name),
     };
     match decide(rules, role, None, via) {
         Decision::CannotTell => None,
@@ -236,12 +273,12 @@ fn barrier(rules: &[HbaRule], role: &Role, via: Via) -> Option<Finding> {
                 ("scram-sha-256", Some("md5")) => Some(Finding::new(
                     &found::PASSWORD_FORM,
                     format!("{place} decides about role {name}"),
-                    name,
+                    &words::role(name),
                 )),
                 ("scram-sha-256" | "md5" | "password", Some("")) => Some(Finding::new(
                     &found::PASSWORD_WRONG,
                     format!("{place} asks for a password, and role {name} has none"),
-                    name,
+                    &words::role(name),
                 )),
                 _ => None,
             }
@@ -272,10 +309,24 @@ fn supply(cluster: &Cluster, server: &Server, view: &mut View) {
     for slot in &server.slots {
         let name = &slot.name;
         if slot.wal_status.as_deref() == Some("lost") {
+            let reason = slot.reason.as_deref().unwrap_or_default();
+            let entry = match reason {
+                "idle_timeout" => &found::SLOT_IDLE,
+                _ => &found::SLOT_LOST,
+            };
+            let why = match reason {
+                "" => String::new(),
+                reason => format!(" ({reason})"),
+            };
+            let fill = if slot.physical {
+                anew(name)
+            } else {
+                format!("SELECT pg_drop_replication_slot('{name}')")
+            };
             view.find(Finding::new(
-                &found::SLOT_LOST,
-                format!("pg_replication_slots: {name} has wal_status lost"),
-                &anew(name),
+                entry,
+                format!("pg_replication_slots: {name} has wal_status lost{why}"),
+                &fill,
             ));
         } else if !slot.active && slot.held.is_some_and(|held| held > HELD) {
             let held = slot.held.unwrap_or_default() / (1024.0 * 1024.0);

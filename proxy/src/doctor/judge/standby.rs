@@ -3,8 +3,8 @@
 
 use protocol::replication::Lsn;
 
-use super::View;
 use super::answer::login;
+use super::{View, slot_sync, words};
 use crate::doctor::catalogue::{self as found, Entry};
 use crate::doctor::facts::{Cluster, Facts, Login, Receiver, Server, Side};
 use crate::doctor::report::Finding;
@@ -43,6 +43,13 @@ pub(super) fn standby(facts: &Facts, view: &mut View) {
         return;
     }
     let Some(server) = &cluster.server else {
+        if cluster.silent {
+            let fact = log_or(
+                cluster,
+                "it was asked through its socket, and did not answer",
+            );
+            view.find(Finding::new(&found::STANDBY_SILENT, fact, ""));
+        }
         return;
     };
     if server.about.in_recovery {
@@ -94,7 +101,10 @@ fn signal(cluster: &Cluster) -> (&'static str, String) {
         let owner = &cluster.owner;
         (
             "standby.signal",
-            format!("install -m 600 -o {owner} /dev/null {}", path.display()),
+            format!(
+                "install -m 600 -o {owner} /dev/null {}",
+                words::shell(&path.display().to_string())
+            ),
         )
     }
 }
@@ -204,7 +214,7 @@ fn recovering(
             "",
         ));
     }
-    slot_sync(cluster, view);
+    slot_sync::slot_sync(facts, cluster, view);
 }
 
 /// Why this standby cannot follow that server at all: another cluster, or another history.
@@ -370,32 +380,6 @@ fn lower_than(cluster: &Cluster, login: &Login) -> Option<(String, String)> {
         }
     }
     (!facts.is_empty()).then(|| (facts.join("; "), mends.join(", ")))
-}
-
-/// What slot synchronisation needs besides the setting ("Replication Slot Synchronization", 17 and later).
-fn slot_sync(cluster: &Cluster, view: &mut View) {
-    if cluster.setting("sync_replication_slots") != "on" {
-        return;
-    }
-    let upstream = cluster.upstream.as_ref();
-    let mut missing = Vec::new();
-    if !upstream.is_some_and(|upstream| upstream.has_dbname) {
-        missing.push("dbname in primary_conninfo");
-    }
-    if upstream.is_none_or(|upstream| upstream.slot.is_none()) {
-        missing.push("primary_slot_name");
-    }
-    if cluster.setting("hot_standby_feedback") != "on" {
-        missing.push("hot_standby_feedback = on");
-    }
-    if !missing.is_empty() {
-        let missing = missing.join(", ");
-        view.find(Finding::new(
-            &found::SLOT_SYNC,
-            "sync_replication_slots = on",
-            &format!("set {missing}, and reload"),
-        ));
-    }
 }
 
 pub(super) fn log_or(cluster: &Cluster, fact: &str) -> String {

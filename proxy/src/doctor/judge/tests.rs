@@ -116,6 +116,15 @@ fn set(facts: &mut Facts, name: &str, value: &str) {
         .insert(name.to_owned(), value.to_owned());
 }
 
+/// Slot synchronisation has here what it needs.
+fn synchronised(facts: &mut Facts) {
+    set(facts, "sync_replication_slots", "on");
+    set(facts, "hot_standby_feedback", "on");
+    let upstream = cluster(facts).upstream.as_mut().unwrap();
+    upstream.has_dbname = true;
+    upstream.slot = Some("s".to_owned());
+}
+
 fn error(sqlstate: &str, routine: &str, message: &str) -> ServerError {
     ServerError {
         sqlstate: sqlstate.to_owned(),
@@ -186,6 +195,23 @@ fn each_fact_has_its_id() {
                 f,
                 "28000",
                 "InitializeSessionUserId",
+                "role \"r\" is not permitted to log in",
+            )
+        }),
+        (&["A02"], |f| {
+            refuse(
+                f,
+                "28000",
+                "InitializeSessionUserId",
+                "role \"r\" does not exist",
+            )
+        }),
+        // Either of both, in another language: nothing is made up.
+        (&["U15"], |f| {
+            refuse(
+                f,
+                "28000",
+                "InitializeSessionUserId",
                 "darf nicht einloggen",
             )
         }),
@@ -215,6 +241,12 @@ fn each_fact_has_its_id() {
         (&["U02"], |f| no_stream(f, "55006")),
         (&["U03"], |f| no_stream(f, "55000")),
         (&["U03"], |f| no_stream(f, "58P01")),
+        (&["U18"], |f| {
+            no_stream(f, "55000");
+            if let Some(Err(error)) = &mut login(f).stream {
+                error.detail = "wegen »idle_timeout«".to_owned();
+            }
+        }),
         (&["U04"], |f| {
             no_stream(f, "58P01");
             cluster(f).upstream.as_mut().unwrap().slot = None;
@@ -278,6 +310,18 @@ fn each_fact_has_its_id() {
             server(f).conninfo_places = vec!["a:1".to_owned(), "b:2".to_owned()]
         }),
         (&["Y16"], |f| set(f, "sync_replication_slots", "on")),
+        (&["Y16"], |f| {
+            synchronised(f);
+            f.slot_sync = Some(Answer::Refused(error("28000", "ClientAuthentication", "x")));
+        }),
+        (&[], |f| {
+            synchronised(f);
+            f.slot_sync = Some(Answer::Welcome(Box::default()));
+        }),
+        (&["Y22"], |f| {
+            cluster(f).server = None;
+            cluster(f).silent = true;
+        }),
         (&["Y04"], |f| server(f).about.in_recovery = false),
         (&["Y05"], |f| {
             server(f).about.in_recovery = false;

@@ -344,6 +344,9 @@ pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Pro
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::super::elsewhere::{is_wal, links, relink};
     use super::*;
 

@@ -107,6 +107,7 @@ pub(super) fn of_controldata(text: &str) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::tests::documented::recovery_settings;
     use super::super::super::version::{ALL, V9_1, V9_4, V9_6, V11, V15, V18};
     use super::*;
 
@@ -139,6 +140,13 @@ mod tests {
                 assert_eq!(name, "recovery.conf");
                 assert!(text(major).contains(old), "{}", text(major));
                 assert_eq!(text(major).contains("primary_slot_name"), major >= V9_4);
+                if let Some(known) = recovery_settings(major) {
+                    let text = text(major);
+                    for line in text.lines().filter(|line| !line.starts_with('#')) {
+                        let name = line.split(' ').next().unwrap();
+                        assert!(known.contains(name), "{major} does not know {name}");
+                    }
+                }
                 assert!(text(major).ends_with(
                     "recovery_target_timeline = 'latest'\ntrigger_file = '/run/promote'\n"
                 ));

@@ -161,6 +161,12 @@ const DOCUMENTED: [Documented; 6] = [
     },
 ];
 
+/// What recovery.conf of this version may say, for the room that writes it; none of a version that is run.
+pub(in crate::setup) fn recovery_settings(major: Major) -> Option<BTreeSet<&'static str>> {
+    let known = DOCUMENTED.iter().find(|known| known.major == major)?;
+    Some(words(known.recovery))
+}
+
 fn words(list: &str) -> BTreeSet<&str> {
     list.split_whitespace().collect()
 }

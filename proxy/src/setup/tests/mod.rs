@@ -2,7 +2,7 @@
 //! the run (`PGTLSPROXY_TEST_MAJORS`). The test bed gives the servers; nothing of this room becomes public for it.
 
 mod conf_files;
-mod documented;
+pub(in crate::setup) mod documented;
 mod hba_files;
 mod strings;
 
