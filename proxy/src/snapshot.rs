@@ -273,7 +273,7 @@ impl Facts {
         let certificate = about
             .certificate
             .as_deref()
-            .or_else(|| far.map(|far| &far.certificate));
+            .or_else(|| far.map(|far| &*far.certificate));
         let identity = certificate.map(|certificate| &certificate.identity);
         let watched = live.watched.as_ref().map(|watched| watched.lock());
         let replication = about.startup.replication();

@@ -25,6 +25,7 @@ use zeroize::Zeroizing;
 use super::again::within_validity;
 use super::crls::{Merged, merge};
 use super::explain::{explain_handshake, now};
+use super::met::Met;
 use super::papers::{Paper, Unrenewed};
 use super::provider::provider;
 use crate::config::{CrlExpiry, IdentityFiles, Running};
@@ -48,6 +49,7 @@ pub(crate) struct Credentials {
     on_ca_removal: Running,
     crl_expiry: CrlExpiry,
     papers: Vec<Paper>,
+    met: Met,
 }
 
 struct Verifiers {
@@ -115,6 +117,7 @@ impl Credentials {
                     on_ca_removal: files.on_ca_removal,
                     crl_expiry: files.crl_expiry,
                     papers,
+                    met: Met::default(),
                 },
                 warnings: findings.warnings,
                 aging: findings.aging,
@@ -169,6 +172,10 @@ impl Credentials {
     /// The CRLs that handshakes go by.
     pub(crate) fn crls(&self) -> &[CertificateRevocationListDer<'static>] {
         &self.crls
+    }
+
+    pub(super) fn met(&self) -> &Met {
+        &self.met
     }
 
     pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
