@@ -53,7 +53,7 @@ impl Tunnel {
                         settings: Arc::clone(&self.shared.current.borrow()),
                         shared: Arc::clone(&self.shared),
                     };
-                    self.serve(accepted);
+                    self.serve(Box::new(accepted));
                 }
                 Err(error) => {
                     could_not_accept(&name, &self.shared, &error);
@@ -67,11 +67,16 @@ impl Tunnel {
         info!(tunnel = &*name, address, "no longer listening");
     }
 
-    fn serve(&self, accepted: Accepted) {
-        self.workers.serve(move || async move {
+    /// Boxed: what is given to a task keeps its room in it as long as it lasts.
+    fn serve(&self, accepted: Box<Accepted>) {
+        self.workers.serve(move || {
+            let accepted = *accepted;
             match accepted.stream.settle() {
-                Ok(stream) => session::serve(Accepted { stream, ..accepted }).await,
-                Err(error) => could_not_accept(&accepted.settings.name, &accepted.shared, &error),
+                Ok(stream) => Some(session::serve(Accepted { stream, ..accepted })),
+                Err(error) => {
+                    could_not_accept(&accepted.settings.name, &accepted.shared, &error);
+                    None
+                }
             }
         });
     }

@@ -39,8 +39,8 @@ impl Workers {
             .sum()
     }
 
-    /// Serves a connection on the worker that has the fewest; `session` is called there.
-    pub(crate) fn serve<F>(&self, session: impl FnOnce() -> F + Send + 'static)
+    /// Serves a connection on the worker that has the fewest; `session` is called there, and may find that there is none.
+    pub(crate) fn serve<F>(&self, session: impl FnOnce() -> Option<F> + Send + 'static)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -53,7 +53,9 @@ impl Workers {
         };
         let counted = Counted::new(&worker.sessions);
         worker.handle.spawn(async move {
-            session().await;
+            if let Some(session) = session() {
+                session.await;
+            }
             drop(counted);
         });
     }
@@ -106,10 +108,12 @@ mod tests {
     async fn begin(workers: &Workers) -> (oneshot::Sender<()>, Option<String>) {
         let (end, ended) = oneshot::channel::<()>();
         let (tell, mut told) = mpsc::unbounded_channel();
-        workers.serve(move || async move {
-            tell.send(thread::current().name().map(str::to_owned))
-                .unwrap();
-            let _ = ended.await;
+        workers.serve(move || {
+            Some(async move {
+                tell.send(thread::current().name().map(str::to_owned))
+                    .unwrap();
+                let _ = ended.await;
+            })
         });
         (end, told.recv().await.unwrap())
     }

@@ -2,10 +2,11 @@
 //! writes it, and goes on while reads come back full; after a short read it gives the buffer back and waits. What is
 //! rare is boxed: the state of both directions is most of what an idle session keeps.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
-
-use tokio::sync::Notify;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use super::Tap;
 use super::flow::{Flow, total};
@@ -43,20 +44,20 @@ pub(super) struct Early {
     pub(super) ended: Option<Result<(), Fault>>,
 }
 
-/// From TLS to plain. `answer` wakes the other direction when the peer is owed a record.
+/// From TLS to plain. Sets `answer_due` when the peer is owed a record; the other direction is polled behind this one.
 pub(super) async fn open<T: Tap>(
     tls: &Stream,
     opener: &mut Opener,
-    early: Early,
+    early: Box<Early>,
     plain: &Stream,
-    flow: &mut Flow<'_, T>,
-    answer: &Notify,
+    flow: &mut Flow<T>,
+    answer_due: &AtomicBool,
 ) -> Pumped {
     let Early {
         received: mut kept,
         payload,
         ended,
-    } = early;
+    } = *early;
     if let Err(ended) = Box::pin(deliver(payload, plain, flow)).await {
         return ended;
     }
@@ -108,7 +109,7 @@ pub(super) async fn open<T: Tap>(
             }
             let opened = opener.open(&mut buffer, have);
             if opened.answer_due {
-                answer.notify_one();
+                answer_due.store(true, Ordering::Relaxed);
             }
             let Buffer { bytes, ranges } = &mut *buffer;
             let words = flow.show(bytes, ranges);
@@ -149,8 +150,8 @@ pub(super) async fn seal<T: Tap>(
     read_ahead: Vec<u8>,
     sealer: &mut Sealer,
     tls: &Stream,
-    flow: &mut Flow<'_, T>,
-    answer: &Notify,
+    flow: &mut Flow<T>,
+    answer_due: &AtomicBool,
 ) -> Pumped {
     if let Err(ended) = Box::pin(seal_ahead(read_ahead, sealer, tls, flow)).await {
         return ended;
@@ -162,7 +163,7 @@ pub(super) async fn seal<T: Tap>(
         tokio::select! {
             biased;
             () = flow.told() => continue,
-            () = answer.notified() => {
+            () = due(answer_due) => {
                 if let Err(ended) = Box::pin(flush(sealer, tls)).await {
                     return ended;
                 }
@@ -198,12 +199,21 @@ pub(super) async fn seal<T: Tap>(
     }
 }
 
+/// Completes when the flag is set, and takes it down. It only looks: whoever sets it is polled before, in the same task.
+async fn due(flag: &AtomicBool) {
+    poll_fn(|_| match flag.swap(false, Ordering::Relaxed) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
 /// Passes what was read before the relay began.
 async fn seal_ahead<T: Tap>(
     read_ahead: Vec<u8>,
     sealer: &mut Sealer,
     tls: &Stream,
-    flow: &mut Flow<'_, T>,
+    flow: &mut Flow<T>,
 ) -> Result<(), Pumped> {
     for piece in read_ahead.chunks(RECORDS * PAYLOAD) {
         let mut buffer = pool::borrow();
@@ -219,7 +229,7 @@ async fn pass<T: Tap>(
     buffer: &mut Buffer,
     sealer: &mut Sealer,
     tls: &Stream,
-    flow: &mut Flow<'_, T>,
+    flow: &mut Flow<T>,
 ) -> Result<(), Pumped> {
     let words = flow.show(&buffer.bytes, &mut buffer.ranges);
     let payload = total(&buffer.ranges);
@@ -236,7 +246,7 @@ async fn pass<T: Tap>(
 async fn deliver<T: Tap>(
     payload: Vec<u8>,
     plain: &Stream,
-    flow: &mut Flow<'_, T>,
+    flow: &mut Flow<T>,
 ) -> Result<(), Pumped> {
     if payload.is_empty() {
         return Ok(());

@@ -1,56 +1,53 @@
-//! What goes along with one direction: the count, the tap, and towards the frontend the word to stop.
+//! What goes along with one direction: the tap, and towards the frontend the word to stop.
 
+use std::future::poll_fn;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use super::{Farewell, Place, Stop, Tap};
 
-pub(super) struct Flow<'a, T> {
-    count: &'a AtomicU64,
+pub(super) struct Flow<T> {
     tap: T,
     /// Towards the frontend alone: the backend is not ended by a word.
-    stop: Option<Stopping>,
+    stop: Option<Stop>,
+    /// This direction knows that it is to end.
+    told: bool,
 }
 
-struct Stopping {
-    stop: Stop,
-    farewell: Option<Farewell>,
-}
-
-impl<'a, T: Tap> Flow<'a, T> {
-    pub(super) fn to_backend(count: &'a AtomicU64, tap: T) -> Self {
+impl<T: Tap> Flow<T> {
+    pub(super) fn to_backend(tap: T) -> Self {
         Self {
-            count,
             tap,
             stop: None,
+            told: false,
         }
     }
 
-    pub(super) fn to_frontend(count: &'a AtomicU64, tap: T, stop: Stop) -> Self {
+    pub(super) fn to_frontend(tap: T, stop: Stop) -> Self {
         Self {
-            count,
             tap,
-            stop: Some(Stopping {
-                stop,
-                farewell: None,
-            }),
+            stop: Some(stop),
+            told: false,
         }
     }
 
-    /// Completes when this direction is told to end; once.
+    /// Completes when this direction is told to end; once. It only looks: something else in the same task waits for it.
     pub(super) async fn told(&mut self) {
-        match &mut self.stop {
-            Some(stopping) if stopping.farewell.is_none() => {
-                stopping.farewell = Some(stopping.stop.told().await);
+        poll_fn(|_| {
+            let said = self.stop.as_ref().and_then(Stop::farewell);
+            if self.told || said.is_none() {
+                return Poll::Pending;
             }
-            _ => std::future::pending().await,
-        }
+            self.told = true;
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// What is to be said now: it was told to end, and stands between two messages.
     pub(super) fn words(&self) -> Option<Farewell> {
-        let farewell = self.stop.as_ref()?.farewell.as_ref()?;
-        self.tap.at_boundary().then(|| Farewell::clone(farewell))
+        let farewell = self.farewell()?;
+        self.tap.at_boundary().then(|| farewell.clone())
     }
 
     /// Shows the payload to the tap. If this direction was told to end, cuts it behind the last whole message and
@@ -61,18 +58,25 @@ impl<'a, T: Tap> Flow<'a, T> {
         ranges: &mut Vec<Range<usize>>,
     ) -> Option<Farewell> {
         let boundary = self.tap.show(bytes, ranges);
-        let farewell = self.stop.as_ref()?.farewell.as_ref()?;
+        let farewell = self.farewell()?;
         let Place { range, end } = boundary?;
         ranges.truncate(range + 1);
         if let Some(last) = ranges.last_mut() {
             last.end = end.min(last.end);
         }
         ranges.retain(|range| !range.is_empty());
-        Some(Farewell::clone(farewell))
+        Some(farewell.clone())
     }
 
     pub(super) fn count(&self, bytes: usize) {
-        self.count.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.tap.passed(bytes as u64);
+    }
+
+    fn farewell(&self) -> Option<&Farewell> {
+        self.stop
+            .as_ref()
+            .filter(|_| self.told)
+            .and_then(Stop::farewell)
     }
 }
 

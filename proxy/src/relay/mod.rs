@@ -12,12 +12,12 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use protocol::error_response::Refusal;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use direction::{Early, Pumped, flush, open, seal, shut};
@@ -44,13 +44,15 @@ pub(crate) struct Half {
     pub(crate) read_ahead: Vec<u8>,
 }
 
-/// Looks at the bytes of one direction in passing. It never delays, copies or changes one.
+/// Goes along with one direction: looks at its bytes in passing and counts them. It never delays, copies or changes one.
 pub(crate) trait Tap: Send {
     /// The next bytes, before they are written on: these ranges of `bytes`, one behind the other. Gives the last place
     /// in them behind which no message is begun; None if there is no such place.
     fn show(&mut self, bytes: &[u8], ranges: &[Range<usize>]) -> Option<Place>;
     /// Whether what was shown so far ends with a whole message.
     fn at_boundary(&self) -> bool;
+    /// So many bytes of what was shown have been written on.
+    fn passed(&self, bytes: u64);
 }
 
 /// One for each direction.
@@ -82,7 +84,10 @@ impl Traffic {
         self.to_downstream.load(Ordering::Relaxed)
     }
 
-    #[cfg(test)]
+    pub(crate) fn count_to_upstream(&self, bytes: u64) {
+        self.to_upstream.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn count_to_downstream(&self, bytes: u64) {
         self.to_downstream.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -113,25 +118,40 @@ impl Deref for Farewell {
     }
 }
 
-/// Ends a relay: set once, to what is said at the next message boundary.
-#[derive(Debug, Clone)]
-pub(crate) struct Stop(watch::Receiver<Option<Farewell>>);
+/// Ends a relay: set once, to what is said at the next message boundary. Both ends of it are the same. (tokio's `watch`
+/// would do as well, with four times the memory.)
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop(Arc<Signal>);
+
+#[derive(Debug, Default)]
+struct Signal {
+    farewell: OnceLock<Farewell>,
+    given: Notify,
+}
 
 impl Stop {
-    /// The signal and the handle that gives it.
-    pub(crate) fn channel() -> (watch::Sender<Option<Farewell>>, Self) {
-        let (sender, receiver) = watch::channel(None);
-        (sender, Self(receiver))
+    /// Tells the session to end. What was said first stands.
+    pub(crate) fn tell(&self, farewell: Farewell) {
+        if self.0.farewell.set(farewell).is_ok() {
+            self.0.given.notify_waiters();
+        }
+    }
+
+    /// What the session was told, if it was.
+    fn farewell(&self) -> Option<&Farewell> {
+        self.0.farewell.get()
     }
 
     /// Completes when the session is told to end; never if it is not.
-    pub(crate) async fn told(&mut self) -> Farewell {
-        if let Ok(told) = self.0.wait_for(Option::is_some).await
-            && let Some(farewell) = told.as_ref()
-        {
-            return farewell.clone();
+    pub(crate) async fn told(&self) -> &Farewell {
+        loop {
+            // Made before it is looked: from then on it hears of what is set.
+            let given = self.0.given.notified();
+            if let Some(farewell) = self.farewell() {
+                return farewell;
+            }
+            given.await;
         }
-        std::future::pending().await
     }
 }
 
@@ -169,17 +189,19 @@ pub(crate) enum Ended {
 /// Relays until both directions have ended, one was aborted, or `stop` tells it to end. What is given is taken apart
 /// here and moved into the future once: an async function would keep its arguments beside what it makes of them, for
 /// as long as an idle session lasts.
+///
+/// All that waits in here waits in one task, and whatever wakes it is followed by a look at everything. So the word to
+/// stop, which one part waits for, and the answer that the opening direction finds due are flags that others look at when
+/// they are polled: each is polled behind whoever may set its flag, which is what `biased` is for.
 pub(crate) fn run<T: Tap>(
     downstream: Half,
     upstream: Half,
     taps: Taps<T>,
     stop: Stop,
     dead_after: Duration,
-    traffic: &Traffic,
-) -> Result<Pin<Box<impl Future<Output = Ended> + use<'_, T>>>, Ended> {
-    let mut told_to_end = stop.clone();
-    let to_frontend = Flow::to_frontend(&traffic.to_downstream, taps.to_downstream, stop);
-    let to_backend = Flow::to_backend(&traffic.to_upstream, taps.to_upstream);
+) -> Result<Pin<Box<impl Future<Output = Ended> + use<T>>>, Ended> {
+    let to_frontend = Flow::to_frontend(taps.to_downstream, stop.clone());
+    let to_backend = Flow::to_backend(taps.to_upstream);
     let (mut opened, mut sealed) = match (&downstream.wire, &upstream.wire) {
         (Wire::Tls(_), _) => (to_backend, to_frontend),
         (Wire::Plain(_), _) => (to_frontend, to_backend),
@@ -194,28 +216,36 @@ pub(crate) fn run<T: Tap>(
         read_ahead,
     } = Pair::of(downstream, upstream)?;
     Ok(Box::pin(async move {
-        let answer = Notify::new();
+        let answer_due = AtomicBool::new(false);
         let ended = {
             // Pinned where they are made: a future that is moved stands in the session's state twice.
-            let open = pin!(open(&tls, &mut opener, early, &plain, &mut opened, &answer));
+            let open = pin!(open(
+                &tls,
+                &mut opener,
+                early,
+                &plain,
+                &mut opened,
+                &answer_due
+            ));
             let seal = pin!(seal(
                 &plain,
                 read_ahead,
                 &mut sealer,
                 &tls,
                 &mut sealed,
-                &answer
+                &answer_due
             ));
             let mut both = pin!(join_directions(open, seal, tls_side));
             let mut dead = pin!(dead_peer(tls.as_fd(), dead_after));
             let mut out_of_patience = pin!(async {
-                let farewell = told_to_end.told().await;
-                tokio::time::sleep(farewell.within).await;
+                let within = stop.told().await.within;
+                Box::pin(tokio::time::sleep(within)).await;
             });
             tokio::select! {
+                biased;
+                () = &mut out_of_patience => Ended::StoppedMidMessage,
                 ended = &mut both => ended,
                 () = &mut dead => Ended::PeerDead { side: tls_side },
-                () = &mut out_of_patience => Ended::StoppedMidMessage,
             }
         };
         Box::pin(close(&ended, tls, &mut sealer, tls_side, plain)).await;
@@ -229,7 +259,7 @@ struct Pair {
     opener: Opener,
     sealer: Sealer,
     tls_side: Side,
-    early: Early,
+    early: Box<Early>,
     plain: Stream,
     read_ahead: Vec<u8>,
 }
@@ -247,7 +277,7 @@ impl Pair {
                 opener,
                 sealer,
                 tls_side,
-                early: tls.early,
+                early: Box::new(tls.early),
                 plain: plain.stream,
                 read_ahead: plain.early.payload,
             }),
@@ -266,7 +296,9 @@ async fn join_directions(
     mut seal: Pin<&mut impl Future<Output = Pumped>>,
     tls_side: Side,
 ) -> Ended {
+    // Neither keeps the other from its turn: both are polled each time, unless one has ended.
     let (first, first_opens) = tokio::select! {
+        biased;
         ended = &mut open => (ended, true),
         ended = &mut seal => (ended, false),
     };

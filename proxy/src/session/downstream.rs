@@ -175,7 +175,7 @@ async fn open_mtls(
             return Ok(Arrived::Node(tls));
         }
     };
-    let certificate = Arc::new(established.peer);
+    let certificate = established.peer;
     record.id(established.id);
     record.certificate(&certificate);
     record.tls(established.parameters);

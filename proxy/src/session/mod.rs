@@ -1,4 +1,4 @@
-//! One connection from accept to close. The whole line is [`converse`]; each step takes what the last one gave.
+//! One connection from accept to close. The whole line is [`serve`]; each step takes what the last one gave.
 
 mod authentication;
 mod downstream;
@@ -15,6 +15,7 @@ mod trace;
 mod upstream;
 mod verdict;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -57,20 +58,42 @@ pub(crate) struct Accepted {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// Serves one connection and logs one line of it.
-pub(crate) async fn serve(accepted: Accepted) {
-    let mut record = SessionRecord::new(
+/// Serves one connection and logs one line of it. What leads up to the relay is a box that is freed before it begins,
+/// and nothing is given to an async function that could be moved into it: most of a session's life is its relay, and
+/// what is kept meanwhile is kept thousands of times.
+pub(crate) fn serve(accepted: Accepted) -> impl Future<Output = ()> + Send {
+    let record = SessionRecord::new(
         Arc::clone(&accepted.settings.name),
         Arc::clone(&accepted.shared.flood),
         Arc::clone(&accepted.shared.tally),
         Arc::clone(&accepted.shared.lately),
         accepted.peer,
     );
-    let end = converse(accepted, &mut record).await;
-    record.finish(&end);
+    let beginning = Box::pin(begin(accepted, record));
+    async move {
+        let (record, begun) = beginning.await;
+        let end = match begun.map(Joined::relay) {
+            Ok((place, Ok(relay))) => {
+                let ended = relay.await;
+                place.end(ended)
+            }
+            Ok((place, Err(ended))) => place.end(ended),
+            Err(end) => end,
+        };
+        record.finish(&end);
+    }
 }
 
-async fn converse(accepted: Accepted, record: &mut SessionRecord) -> End {
+/// Up to the relay, if it comes to one.
+async fn begin(
+    accepted: Accepted,
+    mut record: SessionRecord,
+) -> (SessionRecord, Result<Joined, End>) {
+    let begun = converse(accepted, &mut record).await;
+    (record, begun)
+}
+
+async fn converse(accepted: Accepted, record: &mut SessionRecord) -> Result<Joined, End> {
     let Accepted {
         stream,
         peer,
@@ -78,21 +101,12 @@ async fn converse(accepted: Accepted, record: &mut SessionRecord) -> End {
         settings,
         shared,
     } = accepted;
-    // Boxed, so that what only a handshake needs is freed when it is over: most of a session's life is its relay.
-    let opened = match Box::pin(admit(stream, peer, slot, &settings, &shared, record)).await {
-        Ok(opened) => opened,
-        Err(end) => return end,
-    };
+    // Boxed, so that one that stays silent pays for nothing that comes later.
+    let opened = Box::pin(admit(stream, peer, slot, &settings, &shared, record)).await?;
     record.asked(&opened.request);
     match opened.request {
-        Request::Startup(_) => {
-            let joined = Box::pin(join(opened, peer, &settings, &shared, record)).await;
-            match joined {
-                Ok(joined) => joined.relay(settings.timeouts.dead_peer).await,
-                Err(end) => end,
-            }
-        }
-        Request::Cancel(_) => Box::pin(cancel(opened, peer, &settings, &shared, record)).await,
+        Request::Startup(_) => Box::pin(join(opened, peer, &settings, &shared, record)).await,
+        Request::Cancel(_) => Err(Box::pin(cancel(opened, peer, &settings, &shared, record)).await),
     }
 }
 
@@ -171,6 +185,7 @@ struct Joined {
     downstream: Half,
     upstream: Half,
     place: Place,
+    dead_after: Duration,
 }
 
 /// Authorise, take a place, reach the upstream.
@@ -207,10 +222,9 @@ async fn join(
     if let Some(certificate) = &opened.certificate {
         shared.health.met(certificate, SystemTime::now());
     }
-    let mut stop = place.stop.clone();
     let upstream = tokio::select! {
         reached = Box::pin(upstream::connect(permit, settings, &opened.request, None, record)) => reached,
-        _ = stop.told() => {
+        _ = place.live.stop.told() => {
             let reason = place.live.dismissal().cloned();
             Err(End::Refused(Box::new(reason.unwrap_or_else(shutdown_farewell))))
         }
@@ -235,29 +249,34 @@ async fn join(
         downstream,
         upstream: upstream.half,
         place,
+        dead_after: settings.timeouts.dead_peer,
     })
 }
 
 impl Joined {
-    async fn relay(self, dead_after: Duration) -> End {
-        let Self {
-            downstream,
-            upstream,
-            place,
-        } = self;
-        let relayed = relay::run(
-            downstream,
-            upstream,
-            Observer::both(&place.live),
-            place.stop.clone(),
-            dead_after,
-            &place.live.traffic,
+    /// What relays, and the place to be kept as long as it does.
+    fn relay(
+        self,
+    ) -> (
+        Place,
+        Result<Pin<Box<impl Future<Output = Ended> + Send>>, Ended>,
+    ) {
+        let live = &self.place.live;
+        let relay = relay::run(
+            self.downstream,
+            self.upstream,
+            Observer::both(live),
+            live.stop.clone(),
+            self.dead_after,
         );
-        let ended = match relayed {
-            Ok(relayed) => relayed.await,
-            Err(ended) => ended,
-        };
-        match (ended, place.live.dismissal()) {
+        (self.place, relay)
+    }
+}
+
+impl Place {
+    /// What the end of its relay means, if it was told to end or not. Gives the place up.
+    fn end(self, ended: Ended) -> End {
+        match (ended, self.live.dismissal()) {
             (ended @ (Ended::Stopped | Ended::StoppedMidMessage), Some(reason)) => End::Dismissed {
                 reason: Box::new(reason.clone()),
                 told: matches!(ended, Ended::Stopped),
@@ -384,4 +403,31 @@ async fn wait_for_close(mut wire: Wire) {
 async fn refused(opened: Opened, end: End) -> End {
     opened.refuse(end.refusal()).await;
     end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::{Stop, Taps};
+
+    fn size_of_result<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_relay<F>(
+        _: impl FnOnce(Half, Half, Taps<Observer>, Stop, Duration) -> Result<Pin<Box<F>>, Ended>,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of idle sessions each keep these (docs/performance.md). Who needs more room in them should know it.
+    #[test]
+    fn an_idle_session_stays_small() {
+        let session = size_of_result(serve);
+        assert!(session <= 384, "{session}");
+        let relay = size_of_relay(relay::run);
+        assert!(relay <= 2_304, "{relay}");
+        let live = size_of::<Live>();
+        assert!(live <= 640, "{live}");
+    }
 }

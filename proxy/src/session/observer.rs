@@ -1,4 +1,4 @@
-//! Looks at both directions of a session in passing: where messages end, the cancel key that the backend gives, and of a
+//! Goes along with both directions of a session: counts their bytes, and looks where messages end, the cancel key that the backend gives, and of a
 //! replication session what `protocol::watch` can tell. It cannot delay, copy or change a byte, and gives up quietly on
 //! what it does not understand. What it learned is left in the registry, under a lock that is taken once for as many
 //! bytes as were read at once.
@@ -92,6 +92,14 @@ impl Tap for Observer {
 
     fn at_boundary(&self) -> bool {
         self.walker.at_boundary()
+    }
+
+    fn passed(&self, bytes: u64) {
+        let traffic = &self.live.traffic;
+        match self.looks {
+            Looks::FromFrontend | Looks::Away => traffic.count_to_upstream(bytes),
+            Looks::FromBackend | Looks::ForKey => traffic.count_to_downstream(bytes),
+        }
     }
 }
 

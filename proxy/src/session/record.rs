@@ -124,7 +124,7 @@ impl SessionRecord {
         let far = self.live.as_ref().and_then(|live| live.far());
         self.certificate
             .as_deref()
-            .or_else(|| far.map(|far| &far.certificate))
+            .or_else(|| far.map(|far| &*far.certificate))
             .map(|certificate| &certificate.identity)
     }
 

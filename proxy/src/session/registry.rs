@@ -8,7 +8,7 @@ use protocol::error_response::{Refusal, SqlState};
 use protocol::identity::IdentityPattern;
 use protocol::startup::{CancelKey, Replication, StartupMessage};
 use protocol::watch::Watch;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::legs::{Settings, server_pattern};
 use super::meter::Meter;
@@ -46,7 +46,7 @@ pub(crate) struct About {
 pub(crate) struct Live {
     pub(crate) about: About,
     /// Set when the upstream has been reached over TLS.
-    far: OnceLock<FarEnd>,
+    far: OnceLock<Box<FarEnd>>,
     /// Known once the backend has sent BackendKeyData.
     cancel_key: Mutex<Option<CancelKey>>,
     pub(crate) traffic: Traffic,
@@ -56,9 +56,9 @@ pub(crate) struct Live {
     pub(crate) trace: Trace,
     /// Which name of the configuration means its peer.
     pub(super) found: Found,
-    stop: watch::Sender<Option<Farewell>>,
+    pub(crate) stop: Stop,
     /// Why it was ended by itself, if it was.
-    dismissal: OnceLock<Refusal>,
+    dismissal: OnceLock<Box<Refusal>>,
 }
 
 impl Live {
@@ -71,14 +71,14 @@ impl Live {
             ..reason
         };
         let farewell = Farewell::new(&reason, DISMISSED);
-        if self.dismissal.set(reason).is_ok() {
-            self.stop.send_replace(Some(farewell));
+        if self.dismissal.set(Box::new(reason)).is_ok() {
+            self.stop.tell(farewell);
         }
     }
 
     /// Why it was ended by itself.
     pub(crate) fn dismissal(&self) -> Option<&Refusal> {
-        self.dismissal.get()
+        self.dismissal.get().map(AsRef::as_ref)
     }
 
     /// What the peers on either side showed.
@@ -86,7 +86,7 @@ impl Live {
         let downstream = self.about.certificate.as_deref();
         downstream
             .into_iter()
-            .chain(self.far().map(|far| &far.certificate))
+            .chain(self.far().map(|far| &*far.certificate))
     }
 
     /// Whether a certificate in it has expired at `now` (Unix seconds): then, why it must end.
@@ -109,7 +109,7 @@ impl Live {
     /// The upstream that a session of a `client` tunnel reached: a cancel must go to the same.
     pub(crate) fn went_to(&self, far: FarEnd) {
         // Set once: a session never changes its upstream.
-        let _ = self.far.set(far);
+        let _ = self.far.set(Box::new(far));
     }
 
     /// The name that the server which it reached had to bear.
@@ -118,7 +118,7 @@ impl Live {
     }
 
     pub(crate) fn far(&self) -> Option<&FarEnd> {
-        self.far.get()
+        self.far.get().map(AsRef::as_ref)
     }
 }
 
@@ -154,7 +154,6 @@ pub(crate) struct Place {
     number: u64,
     tally: Arc<Tally>,
     pub(crate) live: Arc<Live>,
-    pub(crate) stop: Stop,
 }
 
 /// The owner of a cancel key.
@@ -197,7 +196,6 @@ impl Registry {
                 "raise limits.sessions in pgtlsproxy.toml and restart, or find out who holds them",
             ));
         }
-        let (stop, told) = Stop::channel();
         let replicates = about.startup.replication() != Replication::None;
         let live = Arc::new(Live {
             watched: replicates.then(Watched::default),
@@ -208,7 +206,7 @@ impl Registry {
             meter: Meter::new(Instant::now()),
             trace: Trace::default(),
             found: Found::default(),
-            stop,
+            stop: Stop::default(),
             dismissal: OnceLock::new(),
         });
         let number = sessions.next;
@@ -219,7 +217,6 @@ impl Registry {
             number,
             tally: Arc::clone(tally),
             live,
-            stop: told,
         })
     }
 
@@ -261,7 +258,7 @@ impl Registry {
         sessions.closing = true;
         for live in sessions.live.values() {
             if live.dismissal().is_none() {
-                live.stop.send_replace(Some(words.clone()));
+                live.stop.tell(words.clone());
             }
         }
     }

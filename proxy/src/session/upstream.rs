@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::error_response::{Refusal, SqlState};
@@ -40,7 +41,7 @@ pub(crate) struct FarEnd {
     pub(crate) target: Target,
     /// The name that its certificate had to bear.
     pub(crate) server_name: String,
-    pub(crate) certificate: PeerCertificate,
+    pub(crate) certificate: Arc<PeerCertificate>,
     pub(crate) id: SessionId,
 }
 

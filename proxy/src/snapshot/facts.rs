@@ -117,7 +117,7 @@ pub(crate) fn session(live: &Live, Moment { at, clock }: Moment) -> Session<'_> 
     let certificate = about
         .certificate
         .as_deref()
-        .or_else(|| far.map(|far| &far.certificate));
+        .or_else(|| far.map(|far| &*far.certificate));
     let identity = certificate.map(|certificate| &certificate.identity);
     let replication = about.startup.replication();
     let seen = Seen::take(live, replication, clock);

@@ -39,7 +39,7 @@ pub(crate) async fn connect(
     let failed = |error: io::Error| {
         Box::new(explain_handshake(
             &error,
-            shown.certificate(),
+            shown.certificate().as_deref(),
             Some(dialled.server_name),
         ))
     };
@@ -68,7 +68,7 @@ pub(crate) async fn connect(
             .await
             .map_err(failed)?,
     };
-    let peer = shown.verified().map_err(failed)?;
+    let peer = shown.verified(credentials.met()).map_err(failed)?;
     Ok(Established {
         tls: Box::new(tls),
         peer,

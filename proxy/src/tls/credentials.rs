@@ -12,6 +12,7 @@ use tokio_rustls::rustls::server::ResolvesServerCert;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 
+use super::met::Met;
 use super::papers::Paper;
 use crate::config::{CrlExpiry, IdentityFiles, Running};
 use crate::health::Of;
@@ -31,6 +32,7 @@ pub(crate) struct Credentials {
     on_ca_removal: Running,
     crl_expiry: CrlExpiry,
     papers: Vec<Paper>,
+    met: Met,
 }
 
 struct Verifiers {
@@ -98,6 +100,7 @@ impl Credentials {
                     on_ca_removal: files.on_ca_removal,
                     crl_expiry: files.crl_expiry,
                     papers,
+                    met: Met::default(),
                 },
                 warnings: findings.warnings,
                 aging: findings.aging,
@@ -152,6 +155,10 @@ impl Credentials {
     /// The CRLs that handshakes go by.
     pub(crate) fn crls(&self) -> &[CertificateRevocationListDer<'static>] {
         &self.crls
+    }
+
+    pub(super) fn met(&self) -> &Met {
+        &self.met
     }
 
     pub(super) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {

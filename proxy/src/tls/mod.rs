@@ -9,6 +9,7 @@ mod crls;
 mod explain;
 mod handshake;
 mod hello;
+mod met;
 mod node;
 mod papers;
 mod provider;
@@ -72,7 +73,7 @@ impl PeerCertificate {
 #[derive(Debug)]
 pub(crate) struct Established {
     pub(crate) tls: Box<Tls>,
-    pub(crate) peer: PeerCertificate,
+    pub(crate) peer: Arc<PeerCertificate>,
     pub(crate) id: SessionId,
     /// Protocol, suite and key exchange, for the log.
     pub(crate) parameters: String,

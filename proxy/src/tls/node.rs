@@ -25,6 +25,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::explain::explain_handshake;
 use super::hello::Watched;
+use super::met::Met;
 use super::provider::provider;
 use super::witness::{Shown, Witness};
 use super::{ALPN_NODE, Credentials, PeerCertificate, SessionId};
@@ -44,7 +45,7 @@ impl NodeTls {
     /// A finished handshake. None if it did not settle on the node channel's protocol.
     pub(super) fn new(
         stream: TlsStream<Watched<Stream>>,
-        certificate: Option<PeerCertificate>,
+        certificate: Option<Arc<PeerCertificate>>,
     ) -> Option<Self> {
         let (watched, connection) = stream.get_ref();
         if connection.alpn_protocol() != Some(ALPN_NODE) {
@@ -53,7 +54,7 @@ impl NodeTls {
         let id = watched.id();
         Some(Self {
             stream,
-            certificate: certificate.map(Arc::new),
+            certificate,
             id,
         })
     }
@@ -114,7 +115,11 @@ pub(crate) async fn connect_node(
     let shown = Shown::default();
     let failed = |error: io::Error| {
         let certificate = shown.certificate();
-        Box::new(explain_handshake(&error, certificate, Some(server_name)))
+        Box::new(explain_handshake(
+            &error,
+            certificate.as_deref(),
+            Some(server_name),
+        ))
     };
     let config = config(&shown, &trust).map_err(|error| failed(io::Error::other(error)))?;
     let name = ServerName::try_from(server_name.to_owned())
@@ -123,7 +128,7 @@ pub(crate) async fn connect_node(
         .connect(name, Watched::new(stream, None))
         .await
         .map_err(failed)?;
-    let certificate = shown.verified().map_err(failed)?;
+    let certificate = shown.verified(&Met::default()).map_err(failed)?;
     NodeTls::new(tls.into(), Some(certificate))
         .ok_or_else(|| failed(io::Error::other(Error::NoApplicationProtocol)))
 }

@@ -110,7 +110,11 @@ pub(crate) async fn accept(
 
     let shown = Shown::default();
     let failed = |error: io::Error| AcceptError {
-        refusal: Box::new(explain_handshake(&error, shown.certificate(), None)),
+        refusal: Box::new(explain_handshake(
+            &error,
+            shown.certificate().as_deref(),
+            None,
+        )),
         id: Some(id),
     };
     if purpose == Purpose::Node {
@@ -124,7 +128,7 @@ pub(crate) async fn accept(
             }
         };
         let certificate = match shown.certificate() {
-            Some(_) => Some(shown.verified().map_err(failed)?),
+            Some(_) => Some(shown.verified(credentials.met()).map_err(failed)?),
             None => None,
         };
         return NodeTls::new(tls.into(), certificate)
@@ -150,7 +154,7 @@ pub(crate) async fn accept(
     if settled.alpn.is_some_and(|alpn| alpn != ALPN_POSTGRESQL) {
         return Err(failed(other_protocol()));
     }
-    let peer = shown.verified().map_err(failed)?;
+    let peer = shown.verified(credentials.met()).map_err(failed)?;
     Ok(Handshaken::Session(Box::new(Established {
         tls: Box::new(tls),
         peer,

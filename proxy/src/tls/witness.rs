@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -13,27 +13,39 @@ use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifie
 use tokio_rustls::rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::PeerCertificate;
+use super::met::Met;
 
 /// The chain that the peer showed, valid or not. Shared: rustls keeps a connection's configuration, and this with it.
 #[derive(Clone, Default)]
-pub(super) struct Shown(Arc<OnceLock<Arc<[CertificateDer<'static>]>>>);
+pub(super) struct Shown(Arc<Mutex<Option<Chain>>>);
+
+type Chain = Arc<[CertificateDer<'static>]>;
 
 impl Shown {
-    pub(super) fn certificate(&self) -> Option<&[u8]> {
-        self.0.get()?.first().map(AsRef::as_ref)
+    /// The peer's own certificate, until [`Shown::verified`] has taken it.
+    pub(super) fn certificate(&self) -> Option<CertificateDer<'static>> {
+        self.lock().as_ref()?.first().cloned()
     }
 
-    /// The certificate of a verified peer, and who it says it is.
-    pub(super) fn verified(&self) -> io::Result<PeerCertificate> {
-        PeerCertificate::of(self.0.get().cloned().unwrap_or_default())
+    /// The certificate of a verified peer, and who it says it is. Takes it out: a client's configuration lasts as long
+    /// as its connection, and need not keep a copy.
+    pub(super) fn verified(&self, met: &Met) -> io::Result<Arc<PeerCertificate>> {
+        let chain = self.lock().clone().unwrap_or_default();
+        let peer = met.again(chain)?;
+        *self.lock() = None;
+        Ok(peer)
     }
 
     fn remember(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
         let chain = std::iter::once(leaf).chain(intermediates);
         // A connection has one handshake, so nothing is ever replaced.
-        let _ = self
-            .0
-            .set(chain.map(|shown| shown.clone().into_owned()).collect());
+        self.lock()
+            .get_or_insert_with(|| chain.map(|shown| shown.clone().into_owned()).collect());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Chain>> {
+        // Whole at every moment, so a panic elsewhere does not spoil it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
