@@ -90,8 +90,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         report.standbys = setup::needs(&wishes, tls, &host, port);
     } else {
         own.extend(sidecar.configuration_change(&facts, &wishes).map_err(one)?);
-        own.extend(sidecar.unit_change(&cluster, &wishes.os_user));
-        own.extend(sidecar.timer_changes());
+        own.extend(setup::unit_changes(&directory, &cluster, &wishes.os_user).map_err(one)?);
     }
     for warning in &plan.warnings {
         eprintln!("pgtlsproxy: {warning}");
@@ -160,7 +159,8 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         eprintln!("wrote {}", change.path.display());
     }
     if !flags.external_tls && setup::by_systemd(&flags.dir) {
-        setup::start_unit().map_err(one)?;
+        let changed = own.iter().map(|change| &*change.path);
+        setup::start_unit(changed).map_err(one)?;
     }
     if let Some(server) = &server {
         tell(&mut journal, server, &now).map_err(one)?;
@@ -317,6 +317,9 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
         return Ok(report);
     }
     report.changed = true;
+    // First the proxy: the slots of those that stream through it can be dropped then.
+    let units = setup::stop_units(&journal, &flags.dir)?;
+    report.steps.extend(units.stopped.iter().cloned());
     let cluster: Option<Cluster> = journal
         .cluster()
         .and_then(|data| setup::find(Wanted::DataDirectory(data)).ok());
@@ -338,7 +341,7 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
             report.left.push(entry.what.clone());
         }
     }
-    report.files = journal.undo_files()?;
+    report.files = journal.undo_files(&units.kept)?;
     for undone in &report.files {
         match undone {
             Undone::Restored(path) => eprintln!("restored {}", path.display()),
@@ -356,6 +359,7 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
             ),
         }
     }
+    setup::forget_units(&units)?;
     if let Some(server) = &server {
         server.query("SELECT pg_reload_conf()")?;
     }

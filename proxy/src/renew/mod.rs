@@ -34,7 +34,7 @@ use crate::reload::{Checked, read};
 use crate::tls::Unrenewed;
 
 pub(crate) use sign::{Granted, tell};
-pub(crate) use unit::{TIMER_UNIT, missing_units, timer_is_installed};
+pub(crate) use unit::{SERVICE_UNIT, TIMER_UNIT, missing_units, timer_is_installed};
 
 /// A request that nobody has signed for this part of the certificate's life deserves a look.
 const PATIENCE: i64 = 10;

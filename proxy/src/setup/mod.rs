@@ -21,6 +21,8 @@ mod service; // the proxy as a service
 mod sidecar; // the proxy's own side of a node
 mod standby; // from a node to a server that streams
 mod tls; // PostgreSQL's own TLS instead of the proxy
+mod unit_files; // the units that setup writes and takes away
+mod units; // what systemd calls a server
 mod validate; // what was written, judged by PostgreSQL itself
 mod version; // what each major wants
 
@@ -39,6 +41,9 @@ pub(crate) use service::{by_systemd, ensure_user, start_unit};
 pub(crate) use sidecar::Sidecar;
 pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
 pub(crate) use tls::needs;
+pub(crate) use unit_files::{
+    changes as unit_changes, forget as forget_units, stop as stop_units, write_timer,
+};
 pub(crate) use validate::{apply_files, check_readable};
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, Uid, User};
 
 use super::find::Cluster;
+use super::units;
 use crate::problem::Problem;
 
 /// psql waits no longer for a server that does not answer.
@@ -160,7 +161,7 @@ pub(crate) fn restart(cluster: &Cluster) -> Result<(), Problem> {
             "look at the last lines of the server's log",
         )
     };
-    let manager = match (&cluster.debian, unit_of(cluster)) {
+    let manager = match (&cluster.debian, units::to_stop(cluster)) {
         (Some((version, name)), _) => Some((
             "pg_ctlcluster",
             vec![version.clone(), name.clone(), "restart".to_owned()],
@@ -193,24 +194,8 @@ pub(crate) fn restart(cluster: &Cluster) -> Result<(), Problem> {
     }
 }
 
-/// A file of the running server's in /proc.
-fn proc_file(cluster: &Cluster, name: &str) -> Option<PathBuf> {
-    let state = fs::read_to_string(cluster.data.join("postmaster.pid")).ok()?;
-    let pid: u32 = state.lines().next()?.trim().parse().ok()?;
-    Some(PathBuf::from(format!("/proc/{pid}/{name}")))
-}
-
-/// The unit of systemd's in which it runs, by its control group.
-fn unit_of(cluster: &Cluster) -> Option<String> {
-    let groups = fs::read_to_string(proc_file(cluster, "cgroup")?).ok()?;
-    let mut names = groups.lines().filter_map(|line| line.rsplit('/').next());
-    names
-        .find(|name| name.starts_with("postgres") && name.ends_with(".service"))
-        .map(str::to_owned)
-}
-
 /// The file that it writes its standard error to, so that its log goes on there.
 fn log_of(cluster: &Cluster) -> Option<PathBuf> {
-    let target = fs::read_link(proc_file(cluster, "fd/2")?).ok()?;
+    let target = fs::read_link(units::proc_file(&cluster.data, "fd/2")?).ok()?;
     target.is_file().then_some(target)
 }

@@ -106,6 +106,7 @@ fn fresh(data: &Path, config_file: Option<&Path>) -> Result<Option<Cluster>, Pro
         data,
         debian: None,
         bindir: None,
+        ran_in: None,
     }))
 }
 

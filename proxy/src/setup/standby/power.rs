@@ -1,13 +1,14 @@
 //! Starts and stops the server the way its distribution does, and waits until it streams.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::find::Cluster;
 use super::super::server::{Server, as_owner};
+use super::super::units;
 use super::super::version::{V9_6, V10};
 use super::place;
 use crate::problem::Problem;
@@ -42,7 +43,14 @@ impl Order {
 }
 
 pub(super) fn start(cluster: &Cluster) -> Result<(), Problem> {
-    order(cluster, Order::Start).map_err(|why| not_started(cluster, why))
+    order(cluster, Order::Start).map_err(|why| not_started(cluster, why))?;
+    let unit = cluster.debian.is_none().then(|| units::to_start(cluster));
+    if let Some(unit) = unit.flatten()
+        && units::starts_at_boot(&unit) == Some(false)
+    {
+        eprintln!("{unit} is not started at boot; if it shall be: systemctl enable {unit}");
+    }
+    Ok(())
 }
 
 pub(super) fn stop(cluster: &Cluster) -> Result<(), Problem> {
@@ -69,7 +77,10 @@ fn order(cluster: &Cluster, order: Order) -> Result<(), String> {
             command.args(["-m", "fast"]);
         }
         command
-    } else if let Some(unit) = unit(cluster) {
+    } else if let Some(unit) = match order {
+        Order::Start => units::to_start(cluster),
+        Order::Stop => units::to_stop(cluster),
+    } {
         let mut command = Command::new("systemctl");
         command.args([order.word(), &unit]);
         command
@@ -111,24 +122,6 @@ fn order(cluster: &Cluster, order: Order) -> Result<(), String> {
         Ok(_) if !said.trim().is_empty() => Err(said.trim().to_owned()),
         _ => Err(format!("it ended with {status}")),
     }
-}
-
-/// RHEL's unit, where systemd runs and this is its data directory.
-fn unit(cluster: &Cluster) -> Option<String> {
-    if !Path::new("/run/systemd/system").is_dir() {
-        return None;
-    }
-    let usual = [
-        (
-            format!("/var/lib/pgsql/{}/data", cluster.major),
-            format!("postgresql-{}", cluster.major),
-        ),
-        ("/var/lib/pgsql/data".to_owned(), "postgresql".to_owned()),
-    ];
-    usual
-        .into_iter()
-        .find(|(data, _)| Path::new(data) == cluster.data)
-        .map(|(_, unit)| unit)
 }
 
 /// What a server that pg_ctl starts says before it has a log of its own.
