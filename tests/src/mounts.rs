@@ -27,7 +27,7 @@ impl Mounts {
                  mkdir -p {layer}/$tree/upper {layer}/$tree/work\n\
                  mount -t overlay none /$tree -o lowerdir=/$tree,upperdir={layer}/$tree/upper,workdir={layer}/$tree/work\n\
              done\n\
-             mount -t tmpfs -o mode=755 none /run\n{script}\necho ready\nexec sleep infinity\n"
+             mount -t tmpfs -o mode=755 none /run\necho mounted\n{script}\necho ready\nexec sleep infinity\n"
         );
         let mut holder = mortal("unshare", "KILL")
             .args(["--mount", "--propagation", "private", "sh", "-c", &whole])
@@ -35,18 +35,18 @@ impl Mounts {
             .stdout(Stdio::piped())
             .spawn()
             .ok()?;
-        let mut line = String::new();
-        let stdout = holder.stdout.take()?;
-        let read = BufReader::new(stdout).read_line(&mut line);
-        if read.is_err() || line.trim() != "ready" {
-            let _ = holder.kill();
-            let _ = holder.wait();
-            return None;
-        }
-        Some(Self {
+        let mut lines = BufReader::new(holder.stdout.take()?).lines();
+        let mut next = || lines.next().and_then(Result::ok).unwrap_or_default();
+        let (mounted, ready) = (next(), next());
+        let made = Self {
             holder,
             _layers: layers,
-        })
+        };
+        if mounted != "mounted" {
+            return None;
+        }
+        assert_eq!(ready, "ready", "the script failed, see above");
+        Some(made)
     }
 
     /// A command in it, that ends with the thread that starts it.

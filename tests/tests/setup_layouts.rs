@@ -12,10 +12,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use testbed::mounts::Mounts;
-use testbed::postgres::psql;
-use testbed::programs::{certs_tool, client_tool, pgtlsproxy};
+use testbed::programs::{client_tool, pgtlsproxy};
 use testbed::setup::said;
-use testbed::{Scratch, Sidecar, reserve_port, run, wait_until};
+use testbed::{Scratch, reserve_port, run, wait_until};
 
 const AS_POSTGRES: &str =
     "setpriv --reuid postgres --regid postgres --clear-groups --reset-env /usr/pgsql-18/bin";
@@ -130,28 +129,6 @@ fn rhels_directories_are_found_from_the_bare_primary_to_a_standby_that_streams()
     let text = said(&mut primary.pgtlsproxy(&words), "").well();
     assert!(text.contains("nothing to do"), "{text}");
     let _proxy = primary.serve(&dir1, port1);
-
-    // Its tunnel is served.
-    let mut issue = Command::new(certs_tool());
-    issue.arg("--dir").arg(dir1.join("pki"));
-    run(issue.args(["issue", "standby1", "--out"]).arg(place.path())).unwrap();
-    let client = Sidecar::run(
-        "client",
-        &format!(
-            "[identity]\ncert = '{0}/standby1.crt'\nkey = '{0}/standby1.key'\nca = '{1}/pki/ca.crt'\n\
-             [[client]]\nlisten = '127.0.0.1:0'\nconnect = ['{public}']\n",
-            place.path().display(),
-            dir1.display(),
-        ),
-    );
-    let conninfo = format!(
-        "host=127.0.0.1 port={} user=replicator replication=true",
-        client.address().port()
-    );
-    assert!(
-        psql(&conninfo, "IDENTIFY_SYSTEM").unwrap().contains("|1|"),
-        "the tunnel carries a replication connection"
-    );
 
     // A standby's host, on which the package was installed and nothing done.
     let standby = Rhel::new("").unwrap();

@@ -326,7 +326,17 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
     let server = cluster.as_ref().and_then(Server::of);
     let told = journal.sql();
     if let Some(server) = &server {
+        // After a failover: roles and grants are the primary's, slots are each server's own.
+        let follows = server.query("SELECT pg_is_in_recovery()")? == "t";
         for entry in &told {
+            if follows && !entry.undo.contains("pg_drop_replication_slot") {
+                eprintln!(
+                    "PostgreSQL is a standby now; this stays: {} (undo, on the primary: {})",
+                    entry.what, entry.undo
+                );
+                report.left.push(entry.what.clone());
+                continue;
+            }
             server.query(&entry.undo)?;
             eprintln!("undid: {}", entry.what);
             report.steps.push(entry.what.clone());

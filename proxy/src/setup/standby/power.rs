@@ -166,16 +166,17 @@ fn not_started(cluster: &Cluster, why: String) -> Problem {
     )
 }
 
-/// Waits until it streams; none if it does not within that time. The error is a server that has ended.
+/// Waits until it streams that timeline; none if it does not within that time. The error is a server that has ended.
 pub(super) fn wait_for_stream(
     cluster: &Cluster,
+    timeline: u32,
     within: Duration,
 ) -> Result<Option<Streaming>, Problem> {
     let begun = Instant::now();
     loop {
         match Server::of(cluster) {
             Some(server) => {
-                if let Some(streaming) = streaming(cluster, &server) {
+                if let Some(streaming) = streaming(cluster, &server, timeline) {
                     return Ok(Some(streaming));
                 }
             }
@@ -191,20 +192,22 @@ pub(super) fn wait_for_stream(
     }
 }
 
-/// Whether it streams now.
-pub(super) fn streaming(cluster: &Cluster, server: &Server) -> Option<Streaming> {
+/// Whether it streams now, and at least this timeline: one that has gone on alone after the point where the primary's history
+/// parted from its own streams up to that point, again and again, and never follows.
+pub(super) fn streaming(cluster: &Cluster, server: &Server, timeline: u32) -> Option<Streaming> {
     // pg_stat_wal_receiver is of 9.6; before, what was received is all there is to see.
     let sql = if cluster.major >= V10 {
         "SELECT pg_last_wal_replay_lsn(), greatest(pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn(), 0) \
-         FROM pg_stat_wal_receiver WHERE status = 'streaming' AND pg_last_wal_receive_lsn() IS NOT NULL"
+         FROM pg_stat_wal_receiver WHERE status = 'streaming' AND pg_last_wal_receive_lsn() IS NOT NULL \
+         AND received_tli >= "
     } else if cluster.major >= V9_6 {
         "SELECT pg_last_xlog_replay_location(), \
          greatest(pg_xlog_location_diff(pg_last_xlog_receive_location(), pg_last_xlog_replay_location()), 0) \
-         FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+         FROM pg_stat_wal_receiver WHERE status = 'streaming' AND received_tli >= "
     } else {
-        "SELECT pg_last_xlog_replay_location(), '?' WHERE pg_last_xlog_receive_location() IS NOT NULL"
+        "SELECT pg_last_xlog_replay_location(), '?' WHERE pg_last_xlog_receive_location() IS NOT NULL AND 0 < "
     };
-    let said = server.query(sql).ok()?;
+    let said = server.query(&format!("{sql}{timeline}")).ok()?;
     let (lsn, behind) = said.lines().next()?.split_once('\t')?;
     Some(Streaming {
         lsn: lsn.to_owned(),
