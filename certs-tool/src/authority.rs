@@ -27,7 +27,7 @@ use crate::store::{self, Existing, NewFile, Readers};
 use crate::verify::Encoded;
 
 pub use certify::{NewCertificate, Signed};
-pub use renewal::{KeyChoice, Renewal, Renewed};
+pub use renewal::{Elsewhere, KeyChoice, Renewal, Renewed};
 pub use rotation::{NodeState, Rotation, Stage};
 pub use successor::Asked;
 

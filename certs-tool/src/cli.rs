@@ -161,7 +161,7 @@ pub struct Sign {
     after_help = "Example, for cron: it does something once two thirds of a certificate's life are over
   certs-tool renew --all
 The names stay as they were, the key is new. A certificate that was made for a request is asked for again, or keeps its
-key (--reuse-key). Its term is that of the one before."
+key (--reuse-key); --all skips it, and warns if it ends soon. Its term is that of the one before."
 )]
 pub struct Renew {
     /// The nodes

@@ -330,6 +330,9 @@ pub(crate) struct RemoveFlags {
     /// Do it without asking
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Print one object on standard output: what was done, what remains
+    #[arg(long)]
+    pub(crate) json: bool,
     /// The PostgreSQL that has its slot, as Debian names it: 15/main [default: the one that setup was run for]
     #[arg(long, value_name = "VERSION/NAME", conflicts_with = "pgdata")]
     pub(crate) cluster: Option<String>,

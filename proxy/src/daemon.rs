@@ -202,7 +202,7 @@ async fn serve(
     while signals.next().await == Asked::Reload {
         reload.ask_without_waiting();
     }
-    systemd::stopping();
+    systemd::stopping(drain.saturating_add(LAST_SESSIONS * 2));
     close.send_replace(true);
     for tunnel in tunnels {
         // It ends at the word, and closes its listener; a panic in it is logged by the runtime.

@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
         Ok(status) => status,
         Err(problems) => {
             for problem in problems {
-                eprintln!("pgtlsproxy: {problem}");
+                logging::say(tracing::Level::ERROR, &format!("pgtlsproxy: {problem}"));
             }
             ExitCode::FAILURE
         }

@@ -66,6 +66,17 @@ impl Level {
     }
 }
 
+/// Says something to who called a command: on stderr, and with its priority where that is the journal.
+pub(crate) fn say(level: Severity, text: &str) {
+    if stderr_is_the_journal() {
+        for line in text.lines() {
+            eprintln!("<{}>{line}", priority(level));
+        }
+    } else {
+        eprintln!("{text}");
+    }
+}
+
 /// systemd names the file that it gave a service as stderr: "device:inode" (systemd.exec(5), JOURNAL_STREAM). A child
 /// whose stderr goes elsewhere still has the variable.
 fn stderr_is_the_journal() -> bool {

@@ -23,9 +23,13 @@ pub(crate) fn reloading() {
     }
 }
 
-/// The process drains and ends.
-pub(crate) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+/// The process drains and ends, within this time: it is asked for, where the unit's TimeoutStopSec is shorter.
+pub(crate) fn stopping(within: Duration) {
+    let wanted = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::ExtendTimeoutUsec(wanted),
+    ]);
 }
 
 /// Keeps the line of status true and the watchdog quiet, for as long as the process runs.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -39,25 +39,59 @@ impl Scratch {
 
 /// A small file system of its own, gone on drop.
 #[derive(Debug)]
-pub struct Disk(Scratch);
+pub struct Disk {
+    path: PathBuf,
+    _place: Option<Scratch>,
+}
 
 impl Disk {
     /// Makes one of this size; only root can.
     pub fn mount(kib: u32) -> Option<Self> {
-        let disk = Self(Scratch::new("disk"));
-        let size = format!("size={kib}k");
-        let mut mount = Command::new("mount");
-        run(mount
-            .args(["-t", "tmpfs", "-o", &size, "none"])
-            .arg(disk.path()))
-        .ok()?;
+        let place = Scratch::new("disk");
+        let path = place.path().to_owned();
+        mounted(&path, kib).then_some(Self {
+            path,
+            _place: Some(place),
+        })
+    }
+
+    /// The same in the place of this directory, with what it holds.
+    pub fn over(directory: &Path, kib: u32) -> Option<Self> {
+        let held = Scratch::new("held");
+        let copy = |from: &Path, to: &Path| {
+            run(Command::new("cp").arg("-a").arg(from.join(".")).arg(to)).unwrap();
+        };
+        copy(directory, held.path());
+        if !mounted(directory, kib) {
+            return None;
+        }
+        let disk = Self {
+            path: directory.to_owned(),
+            _place: None,
+        };
+        copy(held.path(), directory);
         Some(disk)
+    }
+
+    /// Takes all of its room but so many pages, with a file of this name.
+    pub fn fill(&self, filler: &Path, free_pages: u64) {
+        let _ = fs::write(filler, vec![0; 4096 * 1024]);
+        let taken = fs::metadata(filler).unwrap().len() / 4096;
+        let file = fs::File::options().write(true).open(filler).unwrap();
+        file.set_len(4096 * taken.saturating_sub(free_pages))
+            .unwrap();
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        &self.path
     }
+}
+
+fn mounted(path: &Path, kib: u32) -> bool {
+    let size = format!("size={kib}k");
+    let mut mount = Command::new("mount");
+    run(mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(path)).is_ok()
 }
 
 impl Drop for Disk {

@@ -13,6 +13,7 @@ mod files;
 pub mod host;
 pub mod link;
 mod log;
+pub mod mounts;
 pub mod netns;
 pub mod pki;
 pub mod postgres;

@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use testbed::enrolment::{Inviting, inviting_daemon, inviting_daemon_at, join};
 use testbed::programs::{majors, pgtlsproxy};
+use testbed::setup::Prepared;
 use testbed::wire::{ALPN, ALPN_NODE, Ending};
 use testbed::{
     Identity, Node, Pki, Scratch, Sidecar, StandIn, Stop, Wire, site, wait_for, wait_until,
@@ -360,6 +362,55 @@ fn with_postgres_down_the_rest_is_done_and_what_remains_is_said() {
         primary.query("select slot_name from pg_replication_slots"),
         "db3"
     );
+}
+
+#[test]
+fn undo_leaves_a_slot_that_another_made_after_the_removal() {
+    // Before 13 setup makes no slot by itself.
+    for major in majors().into_iter().filter(|major| *major >= 13) {
+        println!("PostgreSQL {major}");
+        let mut primary = Prepared::careful(major, "");
+        primary.node.start();
+        primary.setup(&[]).well();
+        let slots = "select slot_name from pg_replication_slots";
+        assert_eq!(primary.node.query(slots), "standby1");
+
+        let mut remove = Command::new(pgtlsproxy());
+        remove.args(["remove", "standby1", "--yes", "--json", "--dir"]);
+        let output = remove.arg(primary.dir()).output().unwrap();
+        let talk = String::from_utf8_lossy(&output.stderr);
+        // No daemon runs; what else there is to do is done, and both are told.
+        assert_eq!(output.status.code(), Some(1), "{talk}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["format"], 1, "{report}");
+        assert_eq!(report["node"], "standby1", "{report}");
+        assert_eq!(report["changed"], true, "{report}");
+        let results = |result: &str| -> Vec<&Value> {
+            let steps = report["steps"].as_array().unwrap().iter();
+            steps.filter(|step| step["result"] == result).collect()
+        };
+        let done: Vec<_> = results("done").iter().map(|step| &step["what"]).collect();
+        assert!(
+            done.iter().any(|what| *what == "slot standby1 dropped"),
+            "{report}"
+        );
+        for remains in results("remains") {
+            let problem = &remains["problem"];
+            assert!(
+                problem["id"].is_string() && problem["way_out"].is_string(),
+                "{report}"
+            );
+        }
+        assert!(!results("remains").is_empty(), "{report}");
+        assert_eq!(primary.node.query(slots), "");
+
+        primary
+            .node
+            .query("select pg_create_physical_replication_slot('standby1')");
+        let said = primary.undo().well();
+        assert!(!said.contains("slot"), "{said}");
+        assert_eq!(primary.node.query(slots), "standby1");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -86,7 +87,49 @@ fn an_old_primary_comes_back_by_pg_rewind() {
         assert_eq!(standby.node.query(slot), if major >= 13 { "t" } else { "" });
         let said = primary.setup_standby(&["--rewind"]).unwrap();
         assert!(said.contains("nothing to do"), "{said}");
+        // What it gave the role as a primary is the new primary's now.
+        let said = primary.undo().unwrap();
+        assert!(
+            said.contains("PostgreSQL is a standby now; this stays: let role"),
+            "{said}"
+        );
+        assert!(said.contains("restored"), "{said}");
     }
+}
+
+#[test]
+fn pg_rewind_waits_for_the_first_checkpoint_of_the_new_primary() {
+    // From 16 on pg_rewind needs none.
+    let (mut primary, standby) = pair(15, &["--rewind"]);
+    standby
+        .node
+        .append_conf("checkpoint_timeout = '1h'\ncheckpoint_completion_target = 1.0");
+    standby.node.reload();
+    primary
+        .node
+        .query("create table big as select n, repeat('x', 500) from generate_series(1, 50000) n");
+    standby.node.catch_up_with(&primary.node);
+    fail_over(&standby);
+    primary.node.query("create table lost as select 1 as n");
+    let mut command = primary.standby_command(&["--from", &standby.public(), "--rewind"]);
+    let mut coming_back = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut stderr = BufReader::new(coming_back.stderr.take().unwrap());
+    while !said.contains("waiting for the first checkpoint of the new primary") {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    standby.node.query("checkpoint");
+    stderr.read_to_string(&mut said).unwrap();
+    assert!(coming_back.wait().unwrap().success(), "{said}");
+    assert!(said.contains("It streams from"), "{said}");
+    standby.node.query("create table later as select 1 as n");
+    primary.node.catch_up_with(&standby.node);
+    assert_eq!(primary.node.query("select n from later"), "1");
+    assert!(primary.node.try_query("select n from lost").is_err());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::certify::{Place, files_of};
 use super::{Authority, NewCertificate, NewNode, cannot_sign};
 use crate::key;
-use crate::ledger::{Event, Issued};
+use crate::ledger::{Event, Issued, Ledger};
 use crate::profile::{self, KeyAlgorithm, NodeName, Period};
 use crate::report::{Date, Failure};
 use crate::store::{self, Existing, NewFile, Readers};
@@ -57,6 +57,17 @@ pub enum Renewed {
         /// When both end.
         until: Date,
     },
+}
+
+/// A certificate that was signed from a request, and whose key is not here: another renews it.
+#[derive(Debug)]
+pub struct Elsewhere {
+    /// When it ends.
+    pub until: Date,
+    /// From when on it is due.
+    pub due: Date,
+    /// How it gets its next one where nobody does so by himself.
+    pub way_out: String,
 }
 
 /// What lies in a node's files.
@@ -124,6 +135,24 @@ impl Authority {
         let place = place(Some(key_file));
         let made = self.publish(&mut ledger, Event::Issued, &node, signed, place)?;
         Ok(Renewed::Made(Box::new(made)))
+    }
+
+    /// Whether this node's key is elsewhere, so that [`Self::renew`] with a new key is not for us to do. What counts is
+    /// what was signed last, wherever its certificate is.
+    pub fn key_elsewhere(&self, name: &NodeName, out: &Path) -> Result<Option<Elsewhere>, Failure> {
+        let newest = Ledger::read(&self.directory)?.newest().into_iter();
+        let mut newest = newest.filter(|issued| issued.record.name == name.as_str());
+        let last = newest.next().ok_or_else(|| nothing_issued(name))?;
+        let [_, key_path] = files_of(name.as_str(), out);
+        if last.event != Event::Signed || key_path.exists() {
+            return Ok(None);
+        }
+        let (until, due) = self.due(&last, &Pair::default());
+        Ok(Some(Elsewhere {
+            until,
+            due,
+            way_out: by_request(name, &last),
+        }))
     }
 
     /// When the certificate ends, and from when on it is due.
@@ -267,20 +296,24 @@ fn revoked(name: &NodeName) -> Failure {
 }
 
 fn key_is_elsewhere(name: &NodeName, last: &Issued) -> Failure {
+    Failure::new(
+        format!(
+            "{name} has to ask for its next certificate: its key is not here, it was signed from a request"
+        ),
+        by_request(name, last),
+        format!("or keep its key: certs-tool renew {name} --reuse-key, with its {name}.crt here"),
+    )
+}
+
+fn by_request(name: &NodeName, last: &Issued) -> String {
     let names: Vec<String> = last
         .record
         .names
         .iter()
         .map(|san| format!(" --san {san}"))
         .collect();
-    Failure::new(
-        format!(
-            "{name} has to ask for its next certificate: its key is not here, it was signed from a request"
-        ),
-        format!(
-            "on its host: certs-tool request {name} --out new; then here: certs-tool sign {name}.csr --name {name}{} --force",
-            names.concat()
-        ),
-        format!("or keep its key: certs-tool renew {name} --reuse-key, with its {name}.crt here"),
+    format!(
+        "on its host: certs-tool request {name} --out new; then here: certs-tool sign {name}.csr --name {name}{} --force",
+        names.concat()
     )
 }

@@ -20,6 +20,7 @@ pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
     let token = if *token == "-" { read_line()? } else { token };
     let wishes = standby::wishes(&flags.standby, &flags.dir, false)?;
     setup::ensure_user(&flags.dir, &flags.standby.os_user).map_err(|problem| vec![problem])?;
+    let directory = flags.dir.clone();
     let join = Join {
         directory: flags.dir,
         listen: flags.listen,
@@ -29,6 +30,11 @@ pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
     };
     let member = join.run(&token)?;
     show(&member);
+    // The certificate is here already: that it will not renew itself is no reason to end.
+    let timer_written = setup::write_timer(&directory).unwrap_or_else(|problem| {
+        eprintln!("warning: {problem}; until then call `pgtlsproxy renew` from cron");
+        false
+    });
     let place = setup::standby_place(wishes.cluster.as_deref(), wishes.pgdata.as_deref());
     let next = match place {
         _ if flags.no_setup => "pgtlsproxy setup standby",
@@ -38,7 +44,7 @@ pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
         }
         Some(_) => return standby::make(&wishes, false),
     };
-    if member.timer_written {
+    if timer_written {
         eprintln!("Its certificate renews itself by: systemctl enable --now {TIMER_UNIT}");
     }
     eprintln!(

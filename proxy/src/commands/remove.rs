@@ -4,11 +4,15 @@
 use std::io::{self, BufRead, IsTerminal, Read};
 
 use certs_tool::key::PassphraseSource;
+use serde::Serialize;
 
 use crate::cli::RemoveFlags;
 use crate::problem::Problem;
 use crate::remove::{Removal, Remove, Step};
+use crate::setup::json;
 
+/// Of the form of `--json`; it changes when a name goes or changes its meaning.
+const FORMAT: u32 = 1;
 /// Longer than any answer.
 const LONGEST_ANSWER: u64 = 64;
 
@@ -25,19 +29,38 @@ pub(super) fn run(flags: RemoveFlags) -> Result<(), Vec<Problem>> {
         pgdata: flags.pgdata,
     })?;
     let plan = removal.plan().map_err(|problem| vec![problem])?;
+    let mut report = Report {
+        format: FORMAT,
+        node: name.as_str(),
+        dry_run: flags.dry_run,
+        changed: false,
+        due: &plan,
+        steps: Vec::new(),
+    };
     if flags.dry_run {
-        for step in &plan {
-            println!("{step}");
-        }
         if plan.is_empty() {
             eprintln!("{name}: nothing is left to do");
+        }
+        if flags.json {
+            return report.print();
+        }
+        for step in &plan {
+            println!("{step}");
         }
         return Ok(());
     }
     if !flags.yes && !plan.is_empty() {
         confirm(name.as_str(), &plan).map_err(|problem| vec![problem])?;
     }
-    if removal.run(&mut show)? {
+    let done = removal.run(&mut |step| {
+        show(step);
+        report.take(step);
+    });
+    // What was done is told, whatever remains.
+    if flags.json {
+        report.print()?;
+    }
+    if done? {
         eprintln!(
             "{name} is removed. On its host, what is left there can be deleted with its directory."
         );
@@ -45,6 +68,51 @@ pub(super) fn run(flags: RemoveFlags) -> Result<(), Vec<Problem>> {
         eprintln!("{name}: nothing is left to do");
     }
     Ok(())
+}
+
+/// What is printed with `--json`. Names and meanings stay (docs/certificates.md); more may come.
+#[derive(Serialize)]
+struct Report<'a> {
+    format: u32,
+    node: &'a str,
+    dry_run: bool,
+    changed: bool,
+    /// What was left to do before, in words.
+    due: &'a [String],
+    steps: Vec<ReportedStep>,
+}
+
+/// One step that was taken, or could not be.
+#[derive(Serialize)]
+struct ReportedStep {
+    /// `done`, `was_so`, `remains` or `note`.
+    result: &'static str,
+    what: String,
+    /// Of what remains, and of a note: id, why, way_out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Problem>,
+}
+
+impl Report<'_> {
+    fn take(&mut self, step: &Step) {
+        self.changed |= matches!(step, Step::Done(_));
+        let (result, what, problem) = match step {
+            Step::Done(what) => ("done", what, None),
+            Step::WasSo(what) => ("was_so", what, None),
+            Step::Remains(problem) => ("remains", &problem.what, Some(problem)),
+            Step::Note(problem) => ("note", &problem.what, Some(problem)),
+        };
+        self.steps.push(ReportedStep {
+            result,
+            what: what.clone(),
+            problem: problem.cloned(),
+        });
+    }
+
+    fn print(&self) -> Result<(), Vec<Problem>> {
+        println!("{}", json(self).map_err(|problem| vec![problem])?);
+        Ok(())
+    }
 }
 
 fn show(step: &Step) {

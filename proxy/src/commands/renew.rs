@@ -3,6 +3,7 @@
 use certs_tool::key::PassphraseSource;
 
 use crate::cli::RenewFlags;
+use crate::logging;
 use crate::problem::Problem;
 use crate::renew::{Done, Own, Renew};
 
@@ -52,6 +53,6 @@ fn show(done: &Done) {
         eprintln!("Signed for {}: valid until {}.", one.name, one.until);
     }
     for warning in done.problems.iter().filter(|problem| !problem.is_error()) {
-        eprintln!("warning: {warning}");
+        logging::say(tracing::Level::WARN, &format!("warning: {warning}"));
     }
 }

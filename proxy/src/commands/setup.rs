@@ -89,8 +89,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         report.standbys = setup::needs(&wishes, tls, &host, port);
     } else {
         own.extend(sidecar.configuration_change(&facts, &wishes).map_err(one)?);
-        own.extend(sidecar.unit_change(&cluster, &wishes.os_user));
-        own.extend(sidecar.timer_changes());
+        own.extend(setup::unit_changes(&directory, &cluster, &wishes.os_user).map_err(one)?);
     }
     for warning in &plan.warnings {
         eprintln!("pgtlsproxy: {warning}");
@@ -164,7 +163,8 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         eprintln!("wrote {}", change.path.display());
     }
     if !flags.external_tls && setup::by_systemd(&flags.dir) {
-        setup::start_unit().map_err(one)?;
+        let changed = own.iter().map(|change| &*change.path);
+        setup::start_unit(changed).map_err(one)?;
     }
     if let Some(server) = &server {
         tell(&mut journal, server, &now).map_err(one)?;
@@ -297,22 +297,36 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
         return Ok(report);
     }
     report.changed = true;
+    let back = flags.bring_back && journal.copy().is_some();
+    // First the proxy: the slots of those that stream through it can be dropped then. But a standby drops its own slot
+    // through it, at the primary.
+    let mut units = None;
+    if !back {
+        units = Some(setup::stop_units(&journal, &flags.dir)?);
+    }
     let cluster: Option<Cluster> = journal
         .cluster()
         .and_then(|data| setup::find(Wanted::DataDirectory(data)).ok());
     let server = cluster.as_ref().and_then(Server::of);
     let told = journal.sql();
     if let Some(server) = &server {
+        // After a failover: roles and grants are the primary's, slots are each server's own.
+        let follows = server.query("SELECT pg_is_in_recovery()")? == "t";
         for entry in &told {
+            if follows && !entry.undo.contains("pg_drop_replication_slot") {
+                eprintln!(
+                    "PostgreSQL is a standby now; this stays: {} (undo, on the primary: {})",
+                    entry.what, entry.undo
+                );
+                report.left.push(entry.what.clone());
+                continue;
+            }
             server.query(&entry.undo)?;
             eprintln!("undid: {}", entry.what);
             report.steps.push(entry.what.clone());
         }
         journal.forget_sql()?;
-        if flags.bring_back
-            && journal.copy().is_some()
-            && let Some(cluster) = &cluster
-        {
+        if back && let Some(cluster) = &cluster {
             setup::stop_standby(&flags.dir, &journal, cluster)?;
         }
     } else {
@@ -324,7 +338,12 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
             report.left.push(entry.what.clone());
         }
     }
-    report.files = journal.undo_files()?;
+    let units = match units {
+        Some(units) => units,
+        None => setup::stop_units(&journal, &flags.dir)?,
+    };
+    report.steps.extend(units.stopped.iter().cloned());
+    report.files = journal.undo_files(&units.kept)?;
     for undone in &report.files {
         match undone {
             Undone::Restored(path) => eprintln!("restored {}", path.display()),
@@ -350,8 +369,8 @@ fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
             ),
         }
     }
-    let stopped = flags.bring_back && journal.copy().is_some();
-    if let Some(server) = server.filter(|_| !stopped) {
+    setup::forget_units(&units)?;
+    if let Some(server) = server.filter(|_| !back) {
         server.query("SELECT pg_reload_conf()")?;
     }
     super::standby::undo(&mut journal, flags.bring_back, &mut report)?;

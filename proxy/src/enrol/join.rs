@@ -1,7 +1,6 @@
 //! The joining end: a key that stays here, a request for it bound to the token's secret and to the TLS session, and the
 //! files of a node that can serve and follow.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +21,6 @@ use crate::directories;
 use crate::net::Target;
 use crate::node::{ask, for_a_command, open};
 use crate::problem::Problem;
-use crate::renew::missing_units;
 use crate::tls::{BINDING, Credentials, Trust};
 
 /// From dial to finished handshake, for each endpoint.
@@ -50,8 +48,6 @@ pub(crate) struct Member {
     pub(crate) inviter: Target,
     pub(crate) not_after: Date,
     pub(crate) warnings: Vec<Problem>,
-    /// Whether the timer that renews its certificate was written.
-    pub(crate) timer_written: bool,
     /// What the inviting node says of it now, asked with its new certificate.
     pub(crate) probed: Result<Box<Probed>, String>,
 }
@@ -98,12 +94,7 @@ impl Join {
             // PostgreSQL's OS user must get at the socket; who may speak is asked there.
             directories: [(&run, 0o775), (&state, 0o770)],
         };
-        let mut checked = install(&self.directory, &files)?;
-        // It is a node now, whatever becomes of its timer; the token counts only once.
-        let timer_written = write_timer(&self.directory).unwrap_or_else(|problem| {
-            checked.warnings.push(problem.warning());
-            false
-        });
+        let checked = install(&self.directory, &files)?;
         let server_name = token.server_name.as_deref().unwrap_or(&inviter.host);
         let probed = runtime
             .block_on(probe(&inviter, server_name, &checked.credentials))
@@ -115,7 +106,6 @@ impl Join {
             not_after: Date::from_unix(checked.credentials.identity().not_after()),
             inviter,
             warnings: checked.warnings,
-            timer_written,
             probed,
         })
     }
@@ -179,9 +169,10 @@ impl Join {
             config.push_str("allow_os_users = [\"postgres\"]\n");
         }
         config.push_str(&format!(
-            "\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\
+            "\n[admin]\nsocket = {}\n\n[control]\nsocket = {}\n\n[node]\nstate = {}\n\
              # The CA's host, from which `pgtlsproxy renew` gets the next certificate, whichever node is the primary.\n\
              renew_from = [{}]\n",
+            path(&run.join("status.sock")),
             path(&run.join("control.sock")),
             path(state),
             targets.join(", "),
@@ -191,22 +182,6 @@ impl Join {
         }
         config
     }
-}
-
-/// Writes the timer of `pgtlsproxy renew` where it is missing; whether it was.
-fn write_timer(directory: &Path) -> Result<bool, Problem> {
-    let missing = missing_units(directory);
-    for (path, text) in &missing {
-        fs::write(path, text).map_err(|error| {
-            Problem::new(
-                "E08",
-                format!("{} cannot be written", path.display()),
-                error.to_string(),
-                "call `pgtlsproxy renew` from cron instead",
-            )
-        })?;
-    }
-    Ok(!missing.is_empty())
 }
 
 /// Asks the first endpoint that can be reached.

@@ -33,7 +33,7 @@ use crate::tls::Unrenewed;
 use crate::turn::{self, Turn};
 
 pub(crate) use sign::{Granted, tell};
-pub(crate) use unit::{TIMER_UNIT, missing_units, timer_is_installed};
+pub(crate) use unit::{SERVICE_UNIT, TIMER_UNIT, missing_units, timer_is_installed};
 
 /// Beside the certificate.
 const LOCK: &str = ".renew.lock";

@@ -7,7 +7,8 @@ use crate::directories::USUAL;
 
 const SERVICE: &str = include_str!("pgtlsproxy-renew.service");
 const TIMER: &str = include_str!("pgtlsproxy-renew.timer");
-const SERVICE_UNIT: &str = "pgtlsproxy-renew.service";
+/// What the timer calls.
+pub(crate) const SERVICE_UNIT: &str = "pgtlsproxy-renew.service";
 /// What is to be enabled.
 pub(crate) const TIMER_UNIT: &str = "pgtlsproxy-renew.timer";
 /// Where an administrator's units are, and a package's.

@@ -460,14 +460,29 @@ impl Journal {
         Disk.read(&self.directory.join(name))
     }
 
-    /// Puts back every file, the last first, as far as others have not changed it since.
-    pub(crate) fn undo_files(&mut self) -> Result<Vec<Undone>, Problem> {
+    /// The files in this directory that were written, and whether each is still what was written.
+    pub(super) fn files_in(&self, directory: &Path) -> Vec<(&Path, bool)> {
+        let there = self.content.files.iter();
+        there
+            .filter(|entry| entry.path.parent() == Some(directory) && entry.path.exists())
+            .map(|entry| {
+                let now = Disk.read(&entry.path).ok();
+                let same = now.is_some() && now == self.kept(&entry.written).ok();
+                (&*entry.path, same)
+            })
+            .collect()
+    }
+
+    /// Puts back every file, the last first, as far as others have not changed it since; those that are to be kept stay.
+    pub(crate) fn undo_files(&mut self, keep: &[PathBuf]) -> Result<Vec<Undone>, Problem> {
         let mut undone = Vec::new();
         while let Some(entry) = self.content.files.last() {
-            undone.push(
+            let done = if keep.contains(&entry.path) {
+                Ok(Undone::Left(entry.path.clone()))
+            } else {
                 self.undo_file(entry)
-                    .map_err(|error| cannot("put back", &entry.path, &error))?,
-            );
+            };
+            undone.push(done.map_err(|error| cannot("put back", &entry.path, &error))?);
             let entry = self.content.files.pop();
             self.save()?;
             if let Some(entry) = entry.filter(|entry| entry.path.ends_with(passfile::NAME)) {
@@ -703,7 +718,7 @@ mod tests {
             assert_eq!(Rights::of(&old).unwrap().mode, 0o604);
             assert_eq!(Rights::of(&new).unwrap().mode, 0o640);
         }
-        let undone = Journal::open(&state).unwrap().undo_files().unwrap();
+        let undone = Journal::open(&state).unwrap().undo_files(&[]).unwrap();
         assert_eq!(
             undone,
             [Undone::Removed(new.clone()), Undone::Restored(old.clone())]
@@ -726,7 +741,7 @@ mod tests {
         journal.write(&change(&own_file, "x = 1\n"), own()).unwrap();
         fs::write(&hba, with("a\n") + "theirs\n").unwrap();
         fs::write(&own_file, "x = 1\ntheirs = 2\n").unwrap();
-        let undone = journal.undo_files().unwrap();
+        let undone = journal.undo_files(&[]).unwrap();
         assert_eq!(
             undone,
             [Undone::Left(own_file), Undone::BlockTaken(hba.clone())]
@@ -748,7 +763,7 @@ mod tests {
         journal
             .write(&change(&hba, &with("a\ntheirs\n")), own())
             .unwrap();
-        journal.undo_files().unwrap();
+        journal.undo_files(&[]).unwrap();
         assert_eq!(fs::read_to_string(&hba).unwrap(), "a\ntheirs\n");
     }
 
@@ -762,7 +777,7 @@ mod tests {
         drop(journal);
         // As if the last step had not happened.
         fs::write(&hba, "a\n").unwrap();
-        let undone = Journal::open(&state).unwrap().undo_files().unwrap();
+        let undone = Journal::open(&state).unwrap().undo_files(&[]).unwrap();
         assert_eq!(undone, [Undone::Unchanged(hba)]);
     }
 

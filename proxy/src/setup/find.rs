@@ -9,6 +9,7 @@ use nix::unistd::{Uid, User};
 
 use super::conf::{self, Settings};
 use super::files::Disk;
+use super::units;
 use super::version::{Major, Thing, wants};
 use crate::problem::Problem;
 
@@ -29,6 +30,8 @@ pub(crate) struct Cluster {
     pub(crate) owner: User,
     /// Where its programs are, if somebody has said so.
     pub(crate) bindir: Option<PathBuf>,
+    /// The unit of systemd's in which its server ran when it was looked at.
+    pub(super) ran_in: Option<String>,
 }
 
 /// What the command line says about it.
@@ -182,6 +185,7 @@ fn inspect(data: &Path) -> Result<Cluster, Problem> {
         label: data.display().to_string(),
         major,
         config_file: data.join("postgresql.conf"),
+        ran_in: units::of_server(&data),
         data,
         debian: None,
         owner,

@@ -22,6 +22,8 @@ mod service; // the proxy as a service
 mod sidecar; // the proxy's own side of a node
 mod standby; // from a node to a server that streams
 mod tls; // PostgreSQL's own TLS instead of the proxy
+mod unit_files; // the units that setup writes and takes away
+mod units; // what systemd calls a server
 mod validate; // what was written, judged by PostgreSQL itself
 mod version; // what each major wants
 
@@ -41,6 +43,9 @@ pub(crate) use sidecar::Sidecar;
 pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
 pub(crate) use standby::{Moved, bring_back, commands_back, discard, stop as stop_standby};
 pub(crate) use tls::needs;
+pub(crate) use unit_files::{
+    changes as unit_changes, forget as forget_units, stop as stop_units, write_timer,
+};
 pub(crate) use validate::{apply_files, check_readable};
 pub(crate) use version::V16;
 

@@ -111,7 +111,7 @@ pub(crate) struct UndoReport {
     pub(crate) files: Vec<Undone>,
     /// What the server was told back, in words.
     pub(crate) steps: Vec<String>,
-    /// What could not be told back, since the server does not run.
+    /// What could not be told back, since the server does not run, or is a standby now.
     pub(crate) left: Vec<String>,
     /// Directories that `--bring-back` has moved, in this order.
     pub(crate) moved: Vec<Moved>,

@@ -11,6 +11,7 @@ use nix::unistd::{Pid, Uid, User};
 
 use super::find::Cluster;
 use super::ownership::open_output_of;
+use super::units;
 use crate::problem::Problem;
 
 /// psql waits no longer for a server that does not answer.
@@ -161,7 +162,7 @@ pub(crate) fn restart(cluster: &Cluster) -> Result<(), Problem> {
             "look at the last lines of the server's log",
         )
     };
-    let manager = match (&cluster.debian, unit_of(cluster)) {
+    let manager = match (&cluster.debian, units::to_stop(cluster)) {
         (Some((version, name)), _) => Some((
             "pg_ctlcluster",
             vec![version.clone(), name.clone(), "restart".to_owned()],
@@ -196,25 +197,9 @@ pub(crate) fn restart(cluster: &Cluster) -> Result<(), Problem> {
     }
 }
 
-/// A file of the running server's in /proc.
-fn proc_file(cluster: &Cluster, name: &str) -> Option<PathBuf> {
-    let state = fs::read_to_string(cluster.data.join("postmaster.pid")).ok()?;
-    let pid: u32 = state.lines().next()?.trim().parse().ok()?;
-    Some(PathBuf::from(format!("/proc/{pid}/{name}")))
-}
-
-/// The unit of systemd's in which it runs, by its control group.
-fn unit_of(cluster: &Cluster) -> Option<String> {
-    let groups = fs::read_to_string(proc_file(cluster, "cgroup")?).ok()?;
-    let mut names = groups.lines().filter_map(|line| line.rsplit('/').next());
-    names
-        .find(|name| name.starts_with("postgres") && name.ends_with(".service"))
-        .map(str::to_owned)
-}
-
 /// The file that it writes its standard error to, so that its log goes on there.
 fn output_file(cluster: &Cluster) -> std::io::Result<Option<File>> {
-    match proc_file(cluster, "") {
+    match units::proc_file(&cluster.data, "") {
         Some(process) => open_output_of(&process, 2),
         None => Ok(None),
     }

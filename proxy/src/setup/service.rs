@@ -7,16 +7,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, User};
+use protocol::escape::escape;
 
-use super::apply::{Journal, Rights};
+use super::apply::Journal;
 use super::find::Cluster;
 use super::server::output_of;
-use super::sidecar::Sidecar;
+use super::{unit_files, units};
 use crate::directories;
 use crate::problem::Problem;
 use crate::renew;
 
-const UNIT: &str = "pgtlsproxy";
+/// The proxy's own unit.
+pub(super) const UNIT: &str = "pgtlsproxy";
+/// Its configuration, in the node's directory.
+const CONFIG: &str = "pgtlsproxy.toml";
 /// A unit that was started listens by then.
 const UNIT_TAKES: Duration = Duration::from_secs(15);
 /// A person who is asked to start it has so long.
@@ -25,7 +29,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Whether systemd starts the proxy of this directory.
 pub(crate) fn by_systemd(directory: &Path) -> bool {
-    Path::new("/run/systemd/system").is_dir() && directory == Path::new(directories::USUAL)
+    units::systemd_runs() && directory == Path::new(directories::USUAL)
 }
 
 /// The OS user that the proxy runs as, made where systemd will need it.
@@ -59,24 +63,14 @@ pub(crate) fn ensure(
     os_user: &str,
     is_up: impl Fn() -> bool,
 ) -> Result<(), Problem> {
-    let sidecar = Sidecar {
-        directory,
-        name: "",
-        host: "",
-        port: 0,
-    };
-    let config = sidecar.configuration();
+    let config = directory.join(CONFIG);
     let (takes, way_out) = if by_systemd(directory) {
-        if let Some(change) = sidecar.unit_change(cluster, os_user) {
-            let rights = Rights {
-                mode: 0o644,
-                uid: 0,
-                gid: 0,
-            };
-            journal.write(&change, rights)?;
+        let changes = unit_files::changes(directory, cluster, os_user)?;
+        for change in &changes {
+            journal.write(change, unit_files::RIGHTS)?;
             eprintln!("wrote {}", change.path.display());
         }
-        start_unit()?;
+        start_unit(changes.iter().map(|change| &*change.path))?;
         (UNIT_TAKES, format!("journalctl -u {UNIT} says why"))
     } else {
         let run = format!("pgtlsproxy run --config {}", config.display());
@@ -99,23 +93,54 @@ pub(crate) fn ensure(
     Ok(())
 }
 
-/// Has systemd start the proxy and the timer of its renewal, now and at each boot.
-pub(crate) fn start_unit() -> Result<(), Problem> {
-    let mut steps = vec![vec!["daemon-reload"], vec!["enable", "--now", UNIT]];
+/// Has systemd start the proxy and the timer of its renewal, now and at each boot, from units of which these were changed.
+pub(crate) fn start_unit<'a>(changed: impl IntoIterator<Item = &'a Path>) -> Result<(), Problem> {
+    let changed = changed.into_iter().any(|path| path == unit_files::proxy());
+    let ran = systemctl(&["is-active", "--quiet", UNIT]).is_ok();
+    systemctl(&["daemon-reload"])?;
+    systemctl(&["enable", "--now", UNIT]).map_err(|problem| Problem {
+        why: last_words().unwrap_or(problem.why),
+        ..problem
+    })?;
     if renew::timer_is_installed() {
-        steps.push(vec!["enable", "--now", renew::TIMER_UNIT]);
+        systemctl(&["enable", "--now", renew::TIMER_UNIT])?;
     }
-    for arguments in steps {
-        let mut command = Command::new("systemctl");
-        output_of(command.args(&arguments).stdin(Stdio::null())).map_err(|why| {
+    match (ran, changed) {
+        (false, _) => eprintln!("started {UNIT}.service"),
+        (true, true) => eprintln!(
+            "{UNIT}.service runs as its unit was before; when its streams may break off: systemctl restart {UNIT}"
+        ),
+        (true, false) => {}
+    }
+    Ok(())
+}
+
+/// Has systemd do something.
+pub(super) fn systemctl(arguments: &[&str]) -> Result<(), Problem> {
+    let mut command = Command::new("systemctl");
+    output_of(command.args(arguments).stdin(Stdio::null()))
+        .map(drop)
+        .map_err(|why| {
             Problem::new(
                 "V16",
                 format!("`systemctl {}` failed", arguments.join(" ")),
                 why,
                 format!("journalctl -u {UNIT} says more"),
             )
-        })?;
-    }
-    eprintln!("started {UNIT}.service");
-    Ok(())
+        })
+}
+
+/// Why the proxy did not start, in its own words.
+fn last_words() -> Option<String> {
+    // What was said a moment ago may not be in the journal yet.
+    let _ = output_of(Command::new("journalctl").arg("--sync"));
+    let mut command = Command::new("journalctl");
+    command.args(["--quiet", "--no-pager", "--output=cat", "--lines=3"]);
+    command.args(["--unit", UNIT, "--identifier", "pgtlsproxy"]);
+    let said = output_of(command.stdin(Stdio::null())).ok()?;
+    let lines: Vec<_> = said
+        .lines()
+        .map(|line| escape(line.trim().as_bytes()))
+        .collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
 }

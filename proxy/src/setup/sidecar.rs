@@ -1,4 +1,4 @@
-//! The proxy's own side of a node: its certificate, its configuration, its unit.
+//! The proxy's own side of a node: its certificate, its configuration.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,17 +14,13 @@ use protocol::escape::escape;
 use super::allow::{self, string};
 use super::apply::{Journal, cannot};
 use super::facts::Facts;
-use super::find::Cluster;
 use super::plan::{FileChange, Wishes};
 use super::tls::Tls;
 use crate::directories;
 use crate::problem::Problem;
-use crate::renew::missing_units;
 
 /// Where the CA is, in the node's directory.
 const PKI: &str = "pki";
-const UNIT: &str = include_str!("pgtlsproxy.service");
-const UNIT_FILE: &str = "/etc/systemd/system/pgtlsproxy.service";
 
 /// Where and as what the proxy runs.
 #[derive(Debug)]
@@ -259,40 +255,4 @@ impl Sidecar<'_> {
             )
         })
     }
-
-    /// The unit, where systemd runs and this is the host's own node.
-    pub(crate) fn unit_change(&self, cluster: &Cluster, os_user: &str) -> Option<FileChange> {
-        let here = Path::new("/run/systemd/system").is_dir()
-            && self.directory == Path::new("/etc/pgtlsproxy");
-        if !here || Path::new("/usr/lib/systemd/system/pgtlsproxy.service").exists() {
-            return None;
-        }
-        let program = std::env::current_exe().ok()?;
-        let text = unit(cluster, &program, &self.configuration(), os_user);
-        let same = fs::read_to_string(UNIT_FILE).is_ok_and(|now| now == text);
-        (!same).then(|| FileChange {
-            path: UNIT_FILE.into(),
-            new: text.into_bytes(),
-        })
-    }
-
-    /// The timer of `pgtlsproxy renew`, under the same conditions.
-    pub(crate) fn timer_changes(&self) -> impl Iterator<Item = FileChange> {
-        let units = missing_units(self.directory).into_iter();
-        units.map(|(path, text)| FileChange {
-            path,
-            new: text.into_bytes(),
-        })
-    }
-}
-
-fn unit(cluster: &Cluster, program: &Path, configuration: &Path, os_user: &str) -> String {
-    let own = match &cluster.debian {
-        Some((version, name)) => format!("postgresql@{version}-{name}.service"),
-        None => format!("postgresql-{}.service", cluster.major),
-    };
-    UNIT.replace("@UNITS@", &format!("postgresql.service {own}"))
-        .replace("@PROGRAM@", &program.display().to_string())
-        .replace("@CONFIG@", &configuration.display().to_string())
-        .replace("@USER@", os_user)
 }

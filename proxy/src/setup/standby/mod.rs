@@ -420,8 +420,9 @@ impl Work<'_> {
         }
         let well = follows
             && (stage == Some(Stage::Placed)
-                || server
-                    .is_some_and(|server| power::streaming(&place.cluster, &server).is_some()));
+                || server.is_some_and(|server| {
+                    power::streaming(&place.cluster, &server, self.primary.timeline).is_some()
+                }));
         match way {
             Way::Replace if !well => Ok(Step::Copy),
             Way::Rewind if !well && stage == Some(Stage::Rewinding) => Err(Problem::new(
@@ -566,7 +567,8 @@ impl Work<'_> {
             power::start(cluster).map_err(one)?;
             self.report.steps.push(format!("start {}", cluster.label));
         }
-        let streaming = power::wait_for_stream(cluster, self.wishes.within).map_err(one)?;
+        let streaming = power::wait_for_stream(cluster, self.primary.timeline, self.wishes.within)
+            .map_err(one)?;
         let Some(streaming) = streaming else {
             return Ok(Ended::Stands {
                 data: cluster.data.clone(),

@@ -116,13 +116,20 @@ fn fresh(data: &Path, config_file: Option<&Path>) -> Result<Option<Cluster>, Pro
     Ok(Some(Cluster {
         label: data.display().to_string(),
         // Until the primary has said which.
-        major: V9_1,
+        major: rhel_version(&data).unwrap_or(V9_1),
         config_file: config_file.map_or_else(|| data.join("postgresql.conf"), Path::to_owned),
         owner: owner_of(config_file.unwrap_or(&data))?,
         data,
         debian: None,
         bindir: None,
+        ran_in: None,
     }))
+}
+
+/// The version that RHEL's name of this place tells, by which its programs are found.
+fn rhel_version(data: &Path) -> Option<Major> {
+    let version = data.strip_prefix(RHEL_DATA).ok()?.parent()?;
+    version.to_str()?.parse().ok()
 }
 
 /// Who a new data directory shall belong to: who owns its empty directory or its configuration, else `postgres`.
@@ -169,6 +176,7 @@ fn debian(version: &str, name: &str) -> Result<Option<Cluster>, Problem> {
     let cluster = fresh(&data, Some(&config_file))?;
     Ok(cluster.map(|cluster| Cluster {
         label: format!("{version}/{name}"),
+        major,
         debian: Some((version.to_owned(), name.to_owned())),
         ..cluster
     }))

@@ -1,7 +1,7 @@
 //! Starts and stops the server the way its distribution does, and waits until it streams.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::find::Cluster;
 use super::super::ownership::make_log;
 use super::super::server::{Server, as_owner};
+use super::super::units;
 use super::super::version::{V9_6, V10};
 use super::{elsewhere, place};
 use crate::problem::Problem;
@@ -43,7 +44,14 @@ impl Order {
 }
 
 pub(super) fn start(cluster: &Cluster) -> Result<(), Problem> {
-    order(cluster, Order::Start).map_err(|why| not_started(cluster, why))
+    order(cluster, Order::Start).map_err(|why| not_started(cluster, why))?;
+    let unit = cluster.debian.is_none().then(|| units::to_start(cluster));
+    if let Some(unit) = unit.flatten()
+        && units::starts_at_boot(&unit) == Some(false)
+    {
+        eprintln!("{unit} is not started at boot; if it shall be: systemctl enable {unit}");
+    }
+    Ok(())
 }
 
 pub(super) fn stop(cluster: &Cluster) -> Result<(), Problem> {
@@ -70,7 +78,10 @@ fn order(cluster: &Cluster, order: Order) -> Result<(), String> {
             command.args(["-m", "fast"]);
         }
         command
-    } else if let Some(unit) = unit(cluster) {
+    } else if let Some(unit) = match order {
+        Order::Start => units::to_start(cluster),
+        Order::Stop => units::to_stop(cluster),
+    } {
         let mut command = Command::new("systemctl");
         command.args([order.word(), &unit]);
         command
@@ -112,24 +123,6 @@ fn order(cluster: &Cluster, order: Order) -> Result<(), String> {
         Ok(_) if !said.trim().is_empty() => Err(said.trim().to_owned()),
         _ => Err(format!("it ended with {status}")),
     }
-}
-
-/// RHEL's unit, where systemd runs and this is its data directory.
-fn unit(cluster: &Cluster) -> Option<String> {
-    if !Path::new("/run/systemd/system").is_dir() {
-        return None;
-    }
-    let usual = [
-        (
-            format!("/var/lib/pgsql/{}/data", cluster.major),
-            format!("postgresql-{}", cluster.major),
-        ),
-        ("/var/lib/pgsql/data".to_owned(), "postgresql".to_owned()),
-    ];
-    usual
-        .into_iter()
-        .find(|(data, _)| Path::new(data) == cluster.data)
-        .map(|(_, unit)| unit)
 }
 
 fn first_log(cluster: &Cluster) -> PathBuf {
@@ -183,16 +176,17 @@ fn not_started(cluster: &Cluster, why: String) -> Problem {
     )
 }
 
-/// Waits until it streams; none if it does not within that time. The error is a server that has ended.
+/// Waits until it streams that timeline; none if it does not within that time. The error is a server that has ended.
 pub(super) fn wait_for_stream(
     cluster: &Cluster,
+    timeline: u32,
     within: Duration,
 ) -> Result<Option<Streaming>, Problem> {
     let begun = Instant::now();
     loop {
         match Server::of(cluster) {
             Some(server) => {
-                if let Some(streaming) = streaming(cluster, &server) {
+                if let Some(streaming) = streaming(cluster, &server, timeline) {
                     return Ok(Some(streaming));
                 }
             }
@@ -208,20 +202,22 @@ pub(super) fn wait_for_stream(
     }
 }
 
-/// Whether it streams now.
-pub(super) fn streaming(cluster: &Cluster, server: &Server) -> Option<Streaming> {
+/// Whether it streams now, and at least this timeline: one that has gone on alone after the point where the primary's history
+/// parted from its own streams up to that point, again and again, and never follows.
+pub(super) fn streaming(cluster: &Cluster, server: &Server, timeline: u32) -> Option<Streaming> {
     // pg_stat_wal_receiver is of 9.6; before, what was received is all there is to see.
     let sql = if cluster.major >= V10 {
         "SELECT pg_last_wal_replay_lsn(), greatest(pg_last_wal_receive_lsn() - pg_last_wal_replay_lsn(), 0) \
-         FROM pg_stat_wal_receiver WHERE status = 'streaming' AND pg_last_wal_receive_lsn() IS NOT NULL"
+         FROM pg_stat_wal_receiver WHERE status = 'streaming' AND pg_last_wal_receive_lsn() IS NOT NULL \
+         AND received_tli >= "
     } else if cluster.major >= V9_6 {
         "SELECT pg_last_xlog_replay_location(), \
          greatest(pg_xlog_location_diff(pg_last_xlog_receive_location(), pg_last_xlog_replay_location()), 0) \
-         FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+         FROM pg_stat_wal_receiver WHERE status = 'streaming' AND received_tli >= "
     } else {
-        "SELECT pg_last_xlog_replay_location(), '?' WHERE pg_last_xlog_receive_location() IS NOT NULL"
+        "SELECT pg_last_xlog_replay_location(), '?' WHERE pg_last_xlog_receive_location() IS NOT NULL AND 0 < "
     };
-    let said = server.query(sql).ok()?;
+    let said = server.query(&format!("{sql}{timeline}")).ok()?;
     let (lsn, behind) = said.lines().next()?.split_once('\t')?;
     Some(Streaming {
         lsn: lsn.to_owned(),

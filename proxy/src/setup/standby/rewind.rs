@@ -13,8 +13,9 @@ use super::place::{self, beside};
 use super::{Work, power};
 use crate::problem::Problem;
 
-/// Until the new primary has written the checkpoint that tells its timeline; before 16 pg_rewind sees it only then.
-const CHECKPOINT_TAKES: Duration = Duration::from_secs(60);
+/// Until the new primary has written the checkpoint that tells its timeline; before 16 pg_rewind sees it only then. By
+/// default a server takes up to four and a half minutes for one (checkpoint_timeout, checkpoint_completion_target).
+const CHECKPOINT_TAKES: Duration = Duration::from_secs(360);
 
 impl Work<'_> {
     pub(super) fn rewind(&mut self) -> Result<(), Vec<Problem>> {
@@ -82,6 +83,7 @@ impl Work<'_> {
             .conninfo(&self.role)
             .with("dbname", MAINTENANCE_DATABASE);
         let begun = Instant::now();
+        let mut told = false;
         loop {
             let mut command = as_owner(&cluster.owner, program);
             command
@@ -107,7 +109,19 @@ impl Work<'_> {
                 return Err(refused(text, cluster));
             }
             let parted = self.primary.timeline > timeline(cluster).unwrap_or(self.primary.timeline);
-            if text.contains("no rewind required") && parted && begun.elapsed() < CHECKPOINT_TAKES {
+            // It goes by the new primary's last checkpoint, which is still of the old timeline. To believe it would leave a
+            // standby that cannot follow. (Where the old primary ended in order before the promotion, there is nothing to
+            // rewind either, but then it names the point where they parted.)
+            if parted && text.contains("on the same timeline") {
+                if begun.elapsed() > CHECKPOINT_TAKES {
+                    return Err(no_checkpoint(cluster));
+                }
+                if !told {
+                    eprintln!(
+                        "waiting for the first checkpoint of the new primary; CHECKPOINT there, as a superuser, ends the wait"
+                    );
+                    told = true;
+                }
                 std::thread::sleep(Duration::from_secs(1));
                 continue;
             }
@@ -119,6 +133,18 @@ impl Work<'_> {
 
 fn last_line(text: &str) -> String {
     protocol::escape::escape(text.lines().last().unwrap_or_default())
+}
+
+fn no_checkpoint(cluster: &Cluster) -> Problem {
+    Problem::new(
+        "V13",
+        format!(
+            "pg_rewind cannot bring {} back yet, which stays stopped",
+            cluster.label
+        ),
+        "the new primary has not written a checkpoint since its promotion, and before 16 pg_rewind sees its timeline only then",
+        "CHECKPOINT on the new primary, as a superuser; then run this again",
+    )
 }
 
 fn refused(why: String, cluster: &Cluster) -> Problem {

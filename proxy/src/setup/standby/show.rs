@@ -240,9 +240,9 @@ impl Work<'_> {
                 files.extend(change.as_ref().map(ReportedFile::of));
             }
         }
-        let streams = server
-            .as_ref()
-            .is_some_and(|server| super::power::streaming(&cluster, server).is_some());
+        let streams = server.as_ref().is_some_and(|server| {
+            super::power::streaming(&cluster, server, self.primary.timeline).is_some()
+        });
         if !streams {
             if server.is_none() {
                 self.report.steps.push(format!("start {}", cluster.label));
