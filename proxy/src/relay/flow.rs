@@ -37,13 +37,15 @@ impl<'a, T: Tap> Flow<'a, T> {
         }
     }
 
-    /// Completes when this direction is told to end; once.
-    pub(super) async fn told(&mut self) {
+    /// Whether this direction has been told to end; true once. Nobody is woken for it: the relay polls both directions when
+    /// the word comes.
+    pub(super) fn told(&mut self) -> bool {
         match &mut self.stop {
             Some(stopping) if stopping.farewell.is_none() => {
-                stopping.farewell = Some(stopping.stop.told().await);
+                stopping.farewell = stopping.stop.told_now();
+                stopping.farewell.is_some()
             }
-            _ => std::future::pending().await,
+            _ => false,
         }
     }
 

@@ -13,11 +13,11 @@ use std::ops::{Deref, Range};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use protocol::error_response::Refusal;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use direction::{Early, Pumped, flush, open, seal, shut};
@@ -124,6 +124,15 @@ impl Stop {
         (sender, Self(receiver))
     }
 
+    /// What the session was told, if it was told to end since this was asked last. One atomic load as long as it was not.
+    fn told_now(&mut self) -> Option<Farewell> {
+        if self.0.has_changed().unwrap_or(true) {
+            self.0.borrow_and_update().clone()
+        } else {
+            None
+        }
+    }
+
     /// Completes when the session is told to end; never if it is not.
     pub(crate) async fn told(&mut self) -> Farewell {
         if let Ok(told) = self.0.wait_for(Option::is_some).await
@@ -194,28 +203,38 @@ pub(crate) fn run<T: Tap>(
         read_ahead,
     } = Pair::of(downstream, upstream)?;
     Ok(Box::pin(async move {
-        let answer = Notify::new();
+        let answer_due = AtomicBool::new(false);
         let ended = {
             // Pinned where they are made: a future that is moved stands in the session's state twice.
-            let open = pin!(open(&tls, &mut opener, early, &plain, &mut opened, &answer));
+            let open = pin!(open(
+                &tls,
+                &mut opener,
+                early,
+                &plain,
+                &mut opened,
+                &answer_due
+            ));
             let seal = pin!(seal(
                 &plain,
                 read_ahead,
                 &mut sealer,
                 &tls,
                 &mut sealed,
-                &answer
+                &answer_due
             ));
             let mut both = pin!(join_directions(open, seal, tls_side));
             let mut dead = pin!(dead_peer(tls.as_fd(), dead_after));
+            // It alone is woken by the word to end. Both directions are polled behind it, and look for themselves: a word
+            // that comes later finds it registered.
             let mut out_of_patience = pin!(async {
                 let farewell = told_to_end.told().await;
                 tokio::time::sleep(farewell.within).await;
             });
             tokio::select! {
+                biased;
+                () = &mut out_of_patience => Ended::StoppedMidMessage,
                 ended = &mut both => ended,
                 () = &mut dead => Ended::PeerDead { side: tls_side },
-                () = &mut out_of_patience => Ended::StoppedMidMessage,
             }
         };
         Box::pin(close(&ended, tls, &mut sealer, tls_side, plain)).await;
@@ -266,7 +285,9 @@ async fn join_directions(
     mut seal: Pin<&mut impl Future<Output = Pumped>>,
     tls_side: Side,
 ) -> Ended {
+    // The opening direction first: what it leaves for the other, that one sees in the same turn.
     let (first, first_opens) = tokio::select! {
+        biased;
         ended = &mut open => (ended, true),
         ended = &mut seal => (ended, false),
     };
