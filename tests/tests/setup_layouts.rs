@@ -238,7 +238,7 @@ fn units_are_written_enabled_and_taken_away_again() {
         );
         assert!(text.contains(&words), "{text}");
     }
-    assert_eq!(told(&host), [String::new(); 0]);
+    assert_eq!(told(&host), Vec::<String>::new());
     let left = host.sh("ls -d /etc/systemd/system/pgtlsproxy* /etc/pgtlsproxy/pgtlsproxy.toml");
     for file in [
         "pgtlsproxy.service",

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::tcp_info::{TcpState, limit_retransmission_pause, tcp_state};
 
@@ -15,7 +15,8 @@ pub(crate) async fn dead_peer(socket: BorrowedFd<'_>, within: Duration) {
     // Where the kernel cannot (before 6.15), a peer that dies behind a closed window is noticed at the next probe.
     let _ = limit_retransmission_pause(socket, within / 4);
     let tick = (within / 8).max(Duration::from_millis(100));
-    let mut ticks = interval(tick);
+    // Of a connection that has only just answered there is nothing to see yet.
+    let mut ticks = interval_at(Instant::now() + tick, tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut timeout_lifted = false;
     let mut asked_before = false;

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::libc::MSG_MORE;
+use nix::sys::socket::{MsgFlags, recv, send};
 use nix::sys::uio::{readv, writev};
 use nix::unistd::{Uid, User};
 use socket2::{SockRef, TcpKeepalive};
@@ -117,13 +119,29 @@ impl Stream {
         }
     }
 
-    /// One readv. After a short read the stream counts as not readable, which saves the read that would only say so;
-    /// what comes later, an end among it, makes it readable again.
+    /// One recv. After a short read the stream counts as not readable, which saves the read that would only say so; what
+    /// comes later, an end among it, makes it readable again.
+    pub(crate) fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
+        let most = room.len();
+        self.try_io_read(most, |fd| {
+            Ok(recv(fd.as_raw_fd(), room, MsgFlags::empty())?)
+        })
+    }
+
+    /// One readv, otherwise as [`Self::try_read`].
     pub(crate) fn try_read_vectored(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let most: usize = slices.iter().map(|slice| slice.len()).sum();
+        let most = slices.iter().map(|slice| slice.len()).sum();
+        self.try_io_read(most, |fd| Ok(readv(fd, slices)?))
+    }
+
+    fn try_io_read(
+        &self,
+        most: usize,
+        call: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let mut got = None;
         let tried = self.try_io(Interest::READABLE, |fd| {
-            let n = readv(fd, slices)?;
+            let n = call(fd)?;
             got = Some(n);
             if 0 < n && n < most {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -132,6 +150,25 @@ impl Stream {
             }
         });
         got.map_or(tried, Ok)
+    }
+
+    /// One send, which the kernel does with less ado than a writev of one slice.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_send(bytes, MsgFlags::MSG_NOSIGNAL)
+    }
+
+    /// One send of what need not go out before the half-close that follows (MSG_MORE, send(2)).
+    pub(crate) fn try_write_more(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_send(
+            bytes,
+            MsgFlags::MSG_NOSIGNAL | MsgFlags::from_bits_retain(MSG_MORE),
+        )
+    }
+
+    fn try_send(&self, bytes: &[u8], flags: MsgFlags) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, |fd| {
+            Ok(send(fd.as_raw_fd(), bytes, flags)?)
+        })
     }
 
     /// One writev.

@@ -5,6 +5,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
@@ -44,7 +45,36 @@ pub(super) struct Early {
     pub(super) ended: Option<Result<(), Fault>>,
 }
 
-/// From TLS to plain. Sets `answer_due` when the peer is owed a record; the other direction is polled behind this one.
+/// Why a direction that waited goes on.
+enum Woken {
+    Told,
+    AnswerDue,
+    Readable,
+    Failed(io::Error),
+}
+
+/// Waits until `from` can be read, or there is a word to end, or the peer is owed a record. Only the first wakes this
+/// direction by itself: the other two come from the same task, which polls it then. Registering for them with every
+/// message would cost more than sealing it.
+async fn wait<T: Tap>(from: &Stream, flow: &mut Flow<T>, answer_due: Option<&AtomicBool>) -> Woken {
+    let mut readable = pin!(from.readable());
+    poll_fn(|cx| {
+        if flow.told() {
+            return Poll::Ready(Woken::Told);
+        }
+        if answer_due.is_some_and(|due| due.swap(false, Ordering::Relaxed)) {
+            return Poll::Ready(Woken::AnswerDue);
+        }
+        readable.as_mut().poll(cx).map(|ready| match ready {
+            Ok(()) => Woken::Readable,
+            Err(error) => Woken::Failed(error),
+        })
+    })
+    .await
+}
+
+/// From TLS to plain. `answer_due` is left for the other direction, which must be polled after this one, when the peer is
+/// owed a record.
 pub(super) async fn open<T: Tap>(
     tls: &Stream,
     opener: &mut Opener,
@@ -75,12 +105,10 @@ pub(super) async fn open<T: Tap>(
             return Box::pin(say_plain(plain, &words)).await;
         }
         if !untried {
-            tokio::select! {
-                biased;
-                () = flow.told() => continue,
-                ready = tls.readable() => if let Err(error) = ready {
-                    return Pumped::ReadFailed(error);
-                }
+            match wait(tls, flow, None).await {
+                Woken::Readable => {}
+                Woken::Told | Woken::AnswerDue => continue,
+                Woken::Failed(error) => return Pumped::ReadFailed(error),
             }
         }
         let mut buffer = pool::borrow();
@@ -97,7 +125,7 @@ pub(super) async fn open<T: Tap>(
             if !std::mem::take(&mut untried) {
                 let room = buffer.bytes.get_mut(have..).unwrap_or_default();
                 let most = room.len();
-                match tls.try_read_vectored(&mut [IoSliceMut::new(room)]) {
+                match tls.try_read(room) {
                     Ok(0) => return Pumped::ReadFailed(io::ErrorKind::UnexpectedEof.into()),
                     Ok(n) => {
                         full = n == most;
@@ -156,27 +184,27 @@ pub(super) async fn seal<T: Tap>(
     if let Err(ended) = Box::pin(seal_ahead(read_ahead, sealer, tls, flow)).await {
         return ended;
     }
+    // Room for how many records the next read gets: small messages fill one, and many slices cost the kernel time.
+    let mut records = 1;
     loop {
         if let Some(words) = flow.words() {
             return Box::pin(say_sealed(sealer, tls, &words)).await;
         }
-        tokio::select! {
-            biased;
-            () = flow.told() => continue,
-            () = due(answer_due) => {
+        match wait(plain, flow, Some(answer_due)).await {
+            Woken::Readable => {}
+            Woken::Told => continue,
+            Woken::AnswerDue => {
                 if let Err(ended) = Box::pin(flush(sealer, tls)).await {
                     return ended;
                 }
                 continue;
             }
-            ready = plain.readable() => if let Err(error) = ready {
-                return Pumped::ReadFailed(error);
-            }
+            Woken::Failed(error) => return Pumped::ReadFailed(error),
         }
         let mut buffer = pool::borrow();
         let mut in_a_row = 0;
         loop {
-            let n = match read_apart(plain, &mut buffer.bytes) {
+            let n = match read_apart(plain, &mut buffer.bytes, records) {
                 Ok(0) => return Box::pin(shut(sealer, tls)).await,
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -187,7 +215,9 @@ pub(super) async fn seal<T: Tap>(
             if let Err(ended) = pass(&mut buffer, sealer, tls, flow).await {
                 return ended;
             }
-            if n < RECORDS * PAYLOAD {
+            let full = n == records * PAYLOAD;
+            records = if n < PAYLOAD { 1 } else { RECORDS };
+            if !full {
                 break;
             }
             in_a_row += 1;
@@ -197,15 +227,6 @@ pub(super) async fn seal<T: Tap>(
             }
         }
     }
-}
-
-/// Completes when the flag is set, and takes it down. It only looks: whoever sets it is polled before, in the same task.
-async fn due(flag: &AtomicBool) {
-    poll_fn(|_| match flag.swap(false, Ordering::Relaxed) {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
-    })
-    .await;
 }
 
 /// Passes what was read before the relay began.
@@ -285,8 +306,11 @@ fn place(piece: &[u8], bytes: &mut [u8], ranges: &mut Vec<Range<usize>>) {
     }
 }
 
-/// One read into the slots of all records, with room left for headers and tags.
-fn read_apart(plain: &Stream, bytes: &mut [u8]) -> io::Result<usize> {
+/// One read into the slots of so many records, with room left for headers and tags.
+fn read_apart(plain: &Stream, bytes: &mut [u8], records: usize) -> io::Result<usize> {
+    if records == 1 {
+        return plain.try_read(bytes.get_mut(slot(0, PAYLOAD)).unwrap_or_default());
+    }
     let mut slices: [IoSliceMut<'_>; RECORDS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
     let strides = bytes.chunks_exact_mut(BEFORE + PAYLOAD + BEHIND);
     for (slice, stride) in slices.iter_mut().zip(strides) {
@@ -351,7 +375,20 @@ async fn write(
     Ok(())
 }
 
-/// One writev of `first` and as many ranges as fit. Not part of the waiting, whose state every idle session keeps.
+/// Writes what the half-close follows at once, which sends it.
+async fn write_last(stream: &Stream, mut last: &[u8]) -> io::Result<()> {
+    while !last.is_empty() {
+        match stream.try_write_more(last) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => last = last.get(n..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// One call that writes `first` and as many ranges as fit. Not part of the waiting, whose state every idle session keeps.
 fn try_write(
     stream: &Stream,
     first: &[u8],
@@ -359,6 +396,10 @@ fn try_write(
     ranges: &[Range<usize>],
     into: usize,
 ) -> io::Result<usize> {
+    if let (true, [range]) = (first.is_empty(), ranges) {
+        let piece = bytes.get(range.start + into..range.end);
+        return stream.try_write(piece.unwrap_or_default());
+    }
     let mut slices = [IoSlice::new(&[]); SLICES];
     let mut used = 0;
     let pieces = ranges.iter().enumerate().map(|(index, range)| {
@@ -406,10 +447,13 @@ async fn say_sealed(sealer: &mut Sealer, tls: &Stream, words: &[u8]) -> Pumped {
     }
 }
 
-/// Passes an orderly end on: close_notify, then the socket's half-close.
+/// Passes an orderly end on: close_notify, then the socket's half-close, together in one segment.
 pub(super) async fn shut(sealer: &mut Sealer, tls: &Stream) -> Pumped {
-    let closed = match sealer.close() {
-        Ok(()) => flush(sealer, tls).await,
+    let closed = match sealer.close().and_then(|()| sealer.answer()) {
+        Ok(()) => {
+            let last = std::mem::take(sealer.control());
+            write_last(tls, &last).await.map_err(Pumped::WriteFailed)
+        }
         Err(fault) => Err(Pumped::Faulted(fault)),
     };
     match closed {

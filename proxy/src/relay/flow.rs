@@ -1,8 +1,6 @@
 //! What goes along with one direction: the tap, and towards the frontend the word to stop.
 
-use std::future::poll_fn;
 use std::ops::Range;
-use std::task::Poll;
 
 use super::{Farewell, Place, Stop, Tap};
 
@@ -31,17 +29,15 @@ impl<T: Tap> Flow<T> {
         }
     }
 
-    /// Completes when this direction is told to end; once. It only looks: something else in the same task waits for it.
-    pub(super) async fn told(&mut self) {
-        poll_fn(|_| {
-            let said = self.stop.as_ref().and_then(Stop::farewell);
-            if self.told || said.is_none() {
-                return Poll::Pending;
-            }
-            self.told = true;
-            Poll::Ready(())
-        })
-        .await;
+    /// Whether this direction has been told to end; true once. Nobody is woken for it: the relay polls both directions when
+    /// the word comes.
+    pub(super) fn told(&mut self) -> bool {
+        let said = self.stop.as_ref().and_then(Stop::farewell);
+        if self.told || said.is_none() {
+            return false;
+        }
+        self.told = true;
+        true
     }
 
     /// What is to be said now: it was told to end, and stands between two messages.

@@ -237,6 +237,8 @@ pub(crate) fn run<T: Tap>(
             ));
             let mut both = pin!(join_directions(open, seal, tls_side));
             let mut dead = pin!(dead_peer(tls.as_fd(), dead_after));
+            // It alone is woken by the word to end. Both directions are polled behind it, and look for themselves: a word
+            // that comes later finds it registered.
             let mut out_of_patience = pin!(async {
                 let within = stop.told().await.within;
                 Box::pin(tokio::time::sleep(within)).await;
@@ -296,7 +298,8 @@ async fn join_directions(
     mut seal: Pin<&mut impl Future<Output = Pumped>>,
     tls_side: Side,
 ) -> Ended {
-    // Neither keeps the other from its turn: both are polled each time, unless one has ended.
+    // The opening direction first: what it leaves for the other, that one sees in the same turn. Neither keeps the other from
+    // its turn: both are polled each time, unless one has ended.
     let (first, first_opens) = tokio::select! {
         biased;
         ended = &mut open => (ended, true),

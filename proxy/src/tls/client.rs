@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{self, ClientConfig};
 
 use super::connection::{Buffered, Tls, parameters};
 use super::explain::explain_handshake;
-use super::handshake::shake;
+use super::handshake::{Shaken, shake};
 use super::hello::{SessionId, Watched};
 use super::provider::provider;
 use super::witness::{Shown, Witness};
@@ -30,7 +30,8 @@ pub(crate) struct Dialled<'a> {
     pub(crate) records: Records,
 }
 
-/// Shakes hands as the client; the server must be who `server_name` says.
+/// Shakes hands as the client; the server must be who `server_name` says. The last flight may still be unsent: it goes out
+/// with what is written next, or by a flush.
 pub(crate) async fn connect(
     dialled: Dialled<'_>,
     credentials: &Credentials,
@@ -85,14 +86,14 @@ async fn shake_in_place(
     let mut connection = UnbufferedClientConnection::new(config, name).map_err(io::Error::other)?;
     let mut id = None;
     let watch = |flight: &[u8]| id = id.or_else(|| SessionId::of(flight));
-    let behind = shake(&mut connection, &mut stream, Vec::new(), watch).await?;
+    let Shaken { behind, unsent } = shake(&mut connection, &mut stream, Vec::new(), watch).await?;
     let parameters = parameters(&connection);
     let (secrets, kernel) = connection
         .dangerous_into_kernel_connection()
         .map_err(io::Error::other)?;
     let records = InPlace::new(secrets, Kernel::Client(kernel));
-    let stream =
-        RecordStream::new(stream, records, behind).map_err(|(fault, _)| io::Error::other(fault))?;
+    let stream = RecordStream::new(stream, records, behind, unsent)
+        .map_err(|(fault, _)| io::Error::other(fault))?;
     Ok((Tls::InPlace(stream), id.unwrap_or_default(), parameters))
 }
 

@@ -64,20 +64,29 @@ impl Unbuffered for UnbufferedServerConnection {
 
 enum Step {
     Again,
-    Write,
     Read,
     Done,
     Failed(io::Error),
 }
 
-/// Shakes hands over `stream`; `received` is what was read before. `wrote` is shown the first flight. Gives the records
-/// that came behind the handshake. A failure has sent its alert.
+/// What a handshake leaves to whoever goes on.
+pub(super) struct Shaken {
+    /// The records that came behind it.
+    pub(super) behind: Vec<u8>,
+    /// Our last flight, which is to be written before anything else: a client's goes out together with what it says next,
+    /// so that its peer is woken once.
+    pub(super) unsent: Vec<u8>,
+}
+
+/// Shakes hands over `stream`; `received` is what was read before. `wrote` is shown the first flight. A flight is written
+/// whole, when the peer is waited for, and not record by record: each write would wake the peer. A failure has sent its
+/// alert.
 pub(super) async fn shake<C: Unbuffered>(
     connection: &mut C,
     stream: &mut Stream,
     received: Vec<u8>,
     mut wrote: impl FnMut(&[u8]),
-) -> io::Result<Vec<u8>> {
+) -> io::Result<Shaken> {
     let mut received = Received {
         bytes: received,
         shown: 0,
@@ -90,7 +99,7 @@ pub(super) async fn shake<C: Unbuffered>(
             Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut out),
             Ok(ConnectionState::TransmitTlsData(transmit)) => {
                 transmit.done();
-                Step::Write
+                Step::Again
             }
             Ok(ConnectionState::BlockedHandshake) => Step::Read,
             Ok(ConnectionState::WriteTraffic(_)) => Step::Done,
@@ -100,19 +109,21 @@ pub(super) async fn shake<C: Unbuffered>(
         received.discard(discard);
         match step {
             Step::Again => {}
-            Step::Write => {
-                wrote(&out);
-                stream.write_all(&out).await?;
-                out.clear();
-            }
             Step::Read => {
+                if !out.is_empty() {
+                    wrote(&out);
+                    stream.write_all(&out).await?;
+                    out.clear();
+                }
                 while !received.show_more() {
                     read_piece(stream, &mut received.bytes).await?;
                 }
             }
             Step::Done => {
-                stream.write_all(&out).await?;
-                return Ok(received.bytes);
+                return Ok(Shaken {
+                    behind: received.bytes,
+                    unsent: out,
+                });
             }
             Step::Failed(error) => {
                 send_alert(connection, stream, received.bytes, out).await;
@@ -288,19 +299,19 @@ mod tests {
             Connection::from(ServerConnection::new(Arc::clone(&server)).unwrap())
         };
         let peer = tokio::spawn(peer_talks(peer, theirs, piece));
-        let (secrets, kernel, behind) = if we_serve {
+        let (secrets, kernel, shaken) = if we_serve {
             let mut ours = UnbufferedServerConnection::new(server).unwrap();
-            let behind = shake(&mut ours, &mut stream, Vec::new(), |_| {}).await;
+            let shaken = shake(&mut ours, &mut stream, Vec::new(), |_| {}).await;
             let (secrets, kernel) = ours.dangerous_into_kernel_connection().unwrap();
-            (secrets, Kernel::Server(kernel), behind.unwrap())
+            (secrets, Kernel::Server(kernel), shaken.unwrap())
         } else {
             let mut ours = UnbufferedClientConnection::new(client, name).unwrap();
-            let behind = shake(&mut ours, &mut stream, Vec::new(), |_| {}).await;
+            let shaken = shake(&mut ours, &mut stream, Vec::new(), |_| {}).await;
             let (secrets, kernel) = ours.dangerous_into_kernel_connection().unwrap();
-            (secrets, Kernel::Client(kernel), behind.unwrap())
+            (secrets, Kernel::Client(kernel), shaken.unwrap())
         };
         let records = InPlace::new(secrets, kernel);
-        let mut tls = RecordStream::new(stream, records, behind)
+        let mut tls = RecordStream::new(stream, records, shaken.behind, shaken.unsent)
             .map_err(|(fault, _)| fault)
             .unwrap();
         let mut heard = [0; 10];

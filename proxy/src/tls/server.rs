@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::{Buffered, Tls, parameters};
 use super::explain::explain_handshake;
-use super::handshake::shake;
+use super::handshake::{Shaken, shake};
 use super::hello::Watched;
 use super::provider::provider;
 use super::witness::{Shown, Witness};
@@ -235,8 +235,8 @@ async fn shake_in_place(
         Ok(connection) => connection,
         Err(error) => return Err((io::Error::other(error), stream)),
     };
-    let behind = match shake(&mut connection, &mut stream, read, |_| {}).await {
-        Ok(behind) => behind,
+    let Shaken { behind, unsent } = match shake(&mut connection, &mut stream, read, |_| {}).await {
+        Ok(shaken) => shaken,
         Err(error) => return Err((error, stream)),
     };
     let settled = Settled::of(&connection);
@@ -245,7 +245,7 @@ async fn shake_in_place(
         Err(error) => return Err((io::Error::other(error), stream)),
     };
     let records = InPlace::new(secrets, Kernel::Server(kernel));
-    RecordStream::new(stream, records, behind)
+    RecordStream::new(stream, records, behind, unsent)
         .map(|stream| (Tls::InPlace(stream), settled))
         .map_err(|(fault, stream)| (io::Error::other(fault), stream))
 }

@@ -13,6 +13,11 @@ use super::{BEFORE, BEHIND, Fault, Opened, PAYLOAD};
 use crate::net::Stream;
 use crate::relay::pool::LONGEST_RECORD;
 
+/// A client's last flight: two certificates of an RSA key's size at least.
+const MOST_UNSENT: usize = 16 * 1024;
+/// What one read takes at most.
+const PIECE: usize = 4096;
+
 pub(crate) struct RecordStream {
     stream: Stream,
     opener: Box<Opener>,
@@ -38,11 +43,12 @@ pub(in super::super) struct Parts {
 }
 
 impl RecordStream {
-    /// `received` is ciphertext that came along with the end of the handshake.
+    /// `received` is ciphertext that came along with the end of the handshake, `unsent` what of it is still to be written.
     pub(crate) fn new(
         stream: Stream,
         records: InPlace,
         received: Vec<u8>,
+        unsent: Vec<u8>,
     ) -> Result<Self, (Fault, Stream)> {
         let (opener, sealer) = match records.split() {
             Ok(split) => split,
@@ -54,7 +60,7 @@ impl RecordStream {
             sealer: Box::new(sealer),
             received,
             payload: Vec::new(),
-            sealed: Vec::new(),
+            sealed: unsent,
             ended: None,
         })
     }
@@ -140,13 +146,17 @@ impl AsyncRead for RecordStream {
                 }
                 None => {}
             }
+            if !this.sealed.is_empty() {
+                // Whoever waits for an answer has been silent for long enough. A failure is told by the read.
+                let _ = this.poll_write_sealed(cx);
+            }
             let before = this.received.len();
             this.open();
             if this.received.len() != before || this.ended.is_some() {
                 continue;
             }
             let have = this.received.len();
-            this.received.resize(LONGEST_RECORD, 0);
+            this.received.resize(LONGEST_RECORD.min(have + PIECE), 0);
             let room = this.received.get_mut(have..).unwrap_or_default();
             let mut read = ReadBuf::new(room);
             let polled = Pin::new(&mut this.stream).poll_read(cx, &mut read);
@@ -167,7 +177,10 @@ impl AsyncWrite for RecordStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_write_sealed(cx))?;
+        // What is left of the handshake goes out with the first words; a backlog must not grow.
+        if this.sealed.len() > MOST_UNSENT {
+            ready!(this.poll_write_sealed(cx))?;
+        }
         let n = buf.len().min(PAYLOAD);
         let mut record = vec![0; BEFORE + n + BEHIND];
         for (place, byte) in record.iter_mut().skip(BEFORE).zip(buf) {
