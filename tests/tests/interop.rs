@@ -190,6 +190,24 @@ fn openssl_as_the_client_updates_its_keys_and_asks_for_ours() {
 }
 
 #[test]
+fn a_silent_session_answers_when_openssl_asks_for_new_keys() {
+    let pki = Pki::new();
+    let (server, upstream) = server(&pki);
+    let identity = pki.issue("standby");
+    let scratch = Scratch::new("openssl");
+    let trace = scratch.path().join("trace");
+    let more = ["-msg", "-msgfile", path(&trace)];
+    let mut tool = s_client(&server, &identity, &more);
+    let mut backend = open(&mut tool, &upstream);
+    for n in 1..=3 {
+        update_openssl(&mut tool, "K", n, &trace);
+        // PostgreSQL says nothing meanwhile, so no payload takes the answer along.
+        wait_until("the answer to a key update", || updates(&trace, "<<<") == n);
+    }
+    talk(&mut tool, &mut backend, 0, 40_000);
+}
+
+#[test]
 fn a_killed_openssl_is_passed_on_as_an_abort() {
     let pki = Pki::new();
     let (server, upstream) = server(&pki);

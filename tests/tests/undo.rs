@@ -511,6 +511,11 @@ fn a_copy_that_was_killed_on_its_way_up_into_a_mount_point_gets_there() {
     );
     if !inside.join("PG_VERSION").exists() {
         fs::create_dir_all(&inside).unwrap();
+        run(Command::new("chown")
+            .arg("--reference")
+            .arg(&old)
+            .arg(&inside))
+        .unwrap();
         for name in ["base", "global", "PG_VERSION"] {
             fs::rename(data.join(name), inside.join(name)).unwrap();
         }
