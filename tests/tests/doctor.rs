@@ -444,9 +444,11 @@ fn standby_of_18_itself() {
 fn histories_that_do_not_belong_together() {
     let mut site = Site::new(18);
     let serve = |site: &Site, node: &Node| {
+        let mark = site.server.log().mark();
         site.server
             .rewrite(&site.serving(&node.socket(), "cn:standby"));
         site.server.reload();
+        site.server.log().wait_for_after(mark, "\"reloaded\"");
     };
     // Clusters of one major are copies of one in these tests.
     let stranger = primary(15, "");
