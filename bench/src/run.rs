@@ -37,7 +37,7 @@ pub(crate) fn run(measurement: &Measurement) -> Result<(), Problem> {
     let mut scenario = scenario::of(measurement);
     let contenders = contenders(common, scenario.as_ref())?;
     let ground = Ground {
-        workshop: Workshop::open(common.bin.as_deref())?,
+        workshop: Workshop::open(common.bin.as_deref(), scenario.is_monitored())?,
         backend: Backend::start()?,
     };
     let run = describe(common, scenario.as_ref(), &contenders, &ground.workshop);

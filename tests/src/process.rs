@@ -20,7 +20,7 @@ pub(crate) fn mortal(program: impl AsRef<OsStr>, signal: &str) -> Command {
     command
 }
 
-/// As [`mortal`], run as the user `postgres` where we are root.
+/// As `mortal`, run as the user `postgres` where we are root.
 pub fn as_postgres(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);

@@ -54,6 +54,8 @@ pub(crate) enum Side {
 pub(crate) struct Workshop {
     pub(crate) pki: Pki,
     pub(crate) pgtlsproxy: PathBuf,
+    /// Whether ours are to answer monitoring.
+    is_monitored: bool,
     dir: tempfile::TempDir,
 }
 
@@ -69,7 +71,7 @@ pub(crate) struct Running {
 
 impl Workshop {
     /// Finds our programs and makes certificates with them.
-    pub(crate) fn open(bin: Option<&Path>) -> Result<Self, Problem> {
+    pub(crate) fn open(bin: Option<&Path>, is_monitored: bool) -> Result<Self, Problem> {
         let bin = match bin {
             Some(bin) => bin.to_path_buf(),
             None => std::env::current_exe()
@@ -95,6 +97,7 @@ impl Workshop {
         Ok(Self {
             pki,
             pgtlsproxy,
+            is_monitored,
             dir,
         })
     }

@@ -1,5 +1,5 @@
 //! Our own two sidecars, as they come: only the limit on sessions is raised, for thousands of idle ones, and they answer
-//! monitoring, which is asked in the scenario `scrape` alone.
+//! monitoring where a scenario asks for it.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -20,13 +20,17 @@ pub(super) fn launch(
     };
     let (tls, entry) = (free_address(), free_address());
     let admin = [free_address(), free_address()];
+    let monitoring = admin.map(|address| match workshop.is_monitored {
+        true => format!("[admin]\nlisten = \"{address}\"\nstatus = true"),
+        false => String::new(),
+    });
     let server = workshop.configure(
         "pgtlsproxy-server.toml",
         include_str!("pgtlsproxy-server.toml"),
         &[
             ("LISTEN", &tls),
             ("BACKEND", &backend),
-            ("ADMIN", &admin[0]),
+            ("ADMIN", &monitoring[0]),
             ("RELAY", &relay),
         ],
     )?;
@@ -36,7 +40,7 @@ pub(super) fn launch(
         &[
             ("LISTEN", &entry),
             ("CONNECT", &tls),
-            ("ADMIN", &admin[1]),
+            ("ADMIN", &monitoring[1]),
             ("RELAY", &relay),
         ],
     )?;
@@ -47,7 +51,7 @@ pub(super) fn launch(
     };
     Ok(Running {
         entry,
-        admin: Some(admin),
+        admin: workshop.is_monitored.then_some(admin),
         server: Some(run(&server)?),
         client: Some(run(&client)?),
     })

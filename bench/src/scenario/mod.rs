@@ -40,6 +40,11 @@ pub(crate) trait Scenario {
         )
     }
 
+    /// Whether ours answer monitoring meanwhile, with the page's history of each session. By default they do not.
+    fn is_monitored(&self) -> bool {
+        false
+    }
+
     /// Measures once.
     fn measure(&mut self, ground: &Ground, contender: Contender) -> Result<Vec<Outcome>, Problem>;
 }

@@ -154,6 +154,10 @@ impl Scenario for Scrape {
         "scrape"
     }
 
+    fn is_monitored(&self) -> bool {
+        true
+    }
+
     fn method(&self) -> String {
         format!(
             "{} replication sessions stay open, each with a status update every {} s. One more does round trips of 64 \

@@ -1,4 +1,4 @@
-//! The last minutes of a stream, so that whoever looks when something is wrong sees how it came. A few KiB for each
+//! The last minutes of a stream, so that whoever looks when something is wrong sees how it came. 2.4 KB for each
 //! stream, and only where somebody may ask for them.
 
 use std::collections::VecDeque;
@@ -26,9 +26,41 @@ pub(crate) struct Sample {
     pub(crate) apply: Option<f32>,
 }
 
+/// A sample in four words, what is not known as NaN: there are as many of them as streams times 150.
+#[derive(Clone, Copy)]
+struct Packed([f32; 4]);
+
+impl From<Sample> for Packed {
+    fn from(sample: Sample) -> Self {
+        let Sample {
+            rate,
+            write,
+            flush,
+            apply,
+        } = sample;
+        Self([rate, of(write), of(flush), of(apply)])
+    }
+}
+
+fn of(lag: Option<f32>) -> f32 {
+    lag.unwrap_or(f32::NAN)
+}
+
+impl From<Packed> for Sample {
+    fn from(Packed([rate, write, flush, apply]): Packed) -> Self {
+        let known = |lag: f32| (!lag.is_nan()).then_some(lag);
+        Self {
+            rate,
+            write: known(write),
+            flush: known(flush),
+            apply: known(apply),
+        }
+    }
+}
+
 /// Samples of one session, the oldest first; it takes no room before the first.
 #[derive(Default)]
-pub(crate) struct Trace(Mutex<VecDeque<Sample>>);
+pub(crate) struct Trace(Mutex<VecDeque<Packed>>);
 
 impl Trace {
     /// Remembers how a stream flows now; what does not stream is not remembered.
@@ -57,14 +89,14 @@ impl Trace {
         if samples.len() == SAMPLES {
             samples.pop_front();
         }
-        samples.push_back(sample);
+        samples.push_back(sample.into());
     }
 
     pub(crate) fn samples(&self) -> Vec<Sample> {
-        self.lock().iter().copied().collect()
+        self.lock().iter().copied().map(Sample::from).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Sample>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Packed>> {
         // Whole at every moment, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,5 +121,19 @@ mod tests {
         let rates: Vec<_> = trace.samples().iter().map(|sample| sample.rate).collect();
         assert_eq!((rates.len(), rates[0], rates[149]), (150, 850.0, 999.0));
         assert_eq!(trace.lock().capacity(), SAMPLES);
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_lag_stays_so() {
+        let trace = Trace::default();
+        trace.push(Sample {
+            rate: 1.0,
+            write: Some(0.0),
+            flush: None,
+            apply: Some(2.5),
+        });
+        let told: Vec<_> = trace.samples();
+        assert_eq!(told[0].write, Some(0.0));
+        assert_eq!((told[0].flush, told[0].apply), (None, Some(2.5)));
     }
 }
