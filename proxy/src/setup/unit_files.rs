@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_program_that_the_service_cannot_reach_is_named() {
-        let hidden = can_be_run(Path::new("/root/pgtlsproxy/target/release/pgtlsproxy"));
+        let hidden = can_be_run(Path::new("/root/bin/pgtlsproxy"));
         assert!(hidden.unwrap_err().why.contains("/root is hidden"));
         let place = tempfile::tempdir().unwrap();
         // Such a directory is its owner's alone.
