@@ -80,6 +80,49 @@ fn streams_by(standby: &Node, primary: &Node, port: u16) {
     standby.catch_up_with(primary);
 }
 
+/// A standby that streams by the old way on this port is moved to proxies, by the commands that the page has for stunnel,
+/// and stays the same process when the old way is ended.
+fn moves_to_the_proxy(primary: &Node, entry: u16, of: [&Identity; 2], end_old: impl FnOnce()) {
+    let [server, client] = of;
+    let conninfo = format!("host=127.0.0.1 port={entry} user=postgres");
+    wait_until("the old way to be open", || {
+        testbed::postgres::psql(&conninfo, "select 1").is_ok()
+    });
+    let standby = Node::standby("standby1", &conninfo);
+    streams_by(&standby, primary, entry);
+    let process = standby.pid();
+
+    let section = "From stunnel";
+    let postgres = primary.address().to_string();
+    let at_primary = start(
+        section,
+        "server",
+        server,
+        &[
+            ("0.0.0.0:5443", "127.0.0.1:0"),
+            ("127.0.0.1:5432", &postgres),
+        ],
+    );
+    let target = format!("localhost:{}", at_primary.address().port());
+    let at_standby = start(
+        section,
+        "client",
+        client,
+        &[
+            ("127.0.0.1:5442", "127.0.0.1:0"),
+            ("db1.example.com:5443", &target),
+        ],
+    );
+    // Nothing has moved yet.
+    streams_by(&standby, primary, entry);
+    follow(&standby, at_standby.address().port());
+    streams_by(&standby, primary, at_standby.address().port());
+    end_old();
+    assert!(TcpStream::connect(("127.0.0.1", entry)).is_err());
+    streams_by(&standby, primary, at_standby.address().port());
+    assert_eq!(standby.pid(), process, "it was not started anew");
+}
+
 #[test]
 fn a_stream_moves_from_stunnel_to_the_proxy() {
     if !Path::new("/usr/bin/stunnel4").exists() {
@@ -115,41 +158,7 @@ fn a_stream_moves_from_stunnel_to_the_proxy() {
             files(&client)
         ),
     );
-    let conninfo = format!("host=127.0.0.1 port={entry} user=postgres");
-    wait_until("stunnel to listen", || {
-        testbed::postgres::psql(&conninfo, "select 1").is_ok()
-    });
-    let standby = Node::standby("standby1", &conninfo);
-    streams_by(&standby, &primary, entry);
-    let process = standby.pid();
-
-    let section = "From stunnel";
-    let at_primary = start(
-        section,
-        "server",
-        &server,
-        &[
-            ("0.0.0.0:5443", "127.0.0.1:0"),
-            ("127.0.0.1:5432", &postgres.to_string()),
-        ],
-    );
-    let target = format!("localhost:{}", at_primary.address().port());
-    let at_standby = start(
-        section,
-        "client",
-        &client,
-        &[
-            ("127.0.0.1:5442", "127.0.0.1:0"),
-            ("db1.example.com:5443", &target),
-        ],
-    );
-    // Nothing has moved yet.
-    streams_by(&standby, &primary, entry);
-    follow(&standby, at_standby.address().port());
-    streams_by(&standby, &primary, at_standby.address().port());
-    drop(far);
-    streams_by(&standby, &primary, at_standby.address().port());
-    assert_eq!(standby.pid(), process, "it was not started anew");
+    moves_to_the_proxy(&primary, entry, [&server, &client], || drop(far));
 }
 
 /// A key pair of ssh's.
@@ -230,43 +239,10 @@ fn a_stream_moves_from_an_ssh_tunnel_to_the_proxy() {
             &format!("{user}@127.0.0.1"),
         ],
     );
-    let conninfo = format!("host=127.0.0.1 port={entry} user=postgres");
-    wait_until("ssh to listen", || {
-        testbed::postgres::psql(&conninfo, "select 1").is_ok()
-    });
-    let standby = Node::standby("standby1", &conninfo);
-    streams_by(&standby, &primary, entry);
-    let process = standby.pid();
-
     // "The two commands above": those of stunnel.
-    let section = "From stunnel";
-    let at_primary = start(
-        section,
-        "server",
-        &server,
-        &[
-            ("0.0.0.0:5443", "127.0.0.1:0"),
-            ("127.0.0.1:5432", &postgres.to_string()),
-        ],
-    );
-    let target = format!("localhost:{}", at_primary.address().port());
-    let at_standby = start(
-        section,
-        "client",
-        &client,
-        &[
-            ("127.0.0.1:5442", "127.0.0.1:0"),
-            ("db1.example.com:5443", &target),
-        ],
-    );
-    streams_by(&standby, &primary, entry);
-    follow(&standby, at_standby.address().port());
-    streams_by(&standby, &primary, at_standby.address().port());
-    drop(tunnel);
-    drop(daemon);
-    assert!(TcpStream::connect(("127.0.0.1", entry)).is_err());
-    streams_by(&standby, &primary, at_standby.address().port());
-    assert_eq!(standby.pid(), process, "it was not started anew");
+    moves_to_the_proxy(&primary, entry, [&server, &client], || {
+        drop((tunnel, daemon))
+    });
 }
 
 #[test]

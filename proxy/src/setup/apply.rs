@@ -2,17 +2,14 @@
 //! outside the data directory. The journal is on disk before the file changes, so that a kill at any moment can be undone.
 
 mod lines; // of a password file
+mod staged; // one file, in one step
 
-use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag};
-use nix::unistd::linkat;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -22,6 +19,10 @@ use super::ownership;
 use super::passfile;
 use super::plan::FileChange;
 use crate::problem::Problem;
+
+pub(crate) use staged::Staged;
+pub(super) use staged::replace_theirs;
+use staged::{directory_of, name_of, remove_if_there, replace, replace_in, temporary_of};
 
 const JOURNAL: &str = "journal.json";
 
@@ -477,12 +478,11 @@ impl Journal {
     pub(crate) fn undo_files(&mut self, keep: &[PathBuf]) -> Result<Vec<Undone>, Problem> {
         let mut undone = Vec::new();
         while let Some(entry) = self.content.files.last() {
-            let done = if keep.contains(&entry.path) {
-                Ok(Undone::Left(entry.path.clone()))
+            undone.push(if keep.contains(&entry.path) {
+                Undone::Left(entry.path.clone())
             } else {
-                self.undo_file(entry)
-            };
-            undone.push(done.map_err(|error| cannot("put back", &entry.path, &error))?);
+                self.undo_file(entry)?
+            });
             let entry = self.content.files.pop();
             self.save()?;
             if let Some(entry) = entry.filter(|entry| entry.path.ends_with(passfile::NAME)) {
@@ -502,11 +502,23 @@ impl Journal {
         Ok(())
     }
 
-    fn undo_file(&self, entry: &FileEntry) -> io::Result<Undone> {
+    fn undo_file(&self, entry: &FileEntry) -> Result<Undone, Problem> {
+        let directory = directory_of(&entry.path);
+        if !directory.exists() {
+            return Ok(Undone::Unchanged(entry.path.clone()));
+        }
+        // Since setup, others may have led its name elsewhere.
+        let place = self.open_place(&entry.path, directory)?;
+        self.undo_in(&place, entry)
+            .map_err(|error| cannot("put back", &entry.path, &error))
+    }
+
+    fn undo_in(&self, place: &File, entry: &FileEntry) -> io::Result<Undone> {
         let path = entry.path.clone();
+        let file = ownership::by_descriptor(place).join(name_of(&path)?);
         // Of a run that was killed.
-        remove_if_there(&temporary_of(&path)?)?;
-        let now = match Disk.read(&path) {
+        remove_if_there(&temporary_of(&file)?)?;
+        let now = match Disk.read(&file) {
             Ok(now) => now,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Ok(Undone::Unchanged(path));
@@ -519,17 +531,17 @@ impl Journal {
             .map(|name| self.kept(name))
             .transpose()?;
         if !entry.lines.is_empty() {
-            return lines::take(entry, &Zeroizing::new(now), original);
+            return lines::take(place, entry, &Zeroizing::new(now), original);
         }
         if now == self.kept(&entry.written)? {
             return match original {
                 Some(original) => {
-                    replace(&path, &original, entry.rights)?;
+                    replace_in(place, &path, &original, entry.rights)?;
                     Ok(Undone::Restored(path))
                 }
                 None if entry.marker => Ok(Undone::Kept(path)),
                 None => {
-                    fs::remove_file(&path)?;
+                    fs::remove_file(&file)?;
                     Ok(Undone::Removed(path))
                 }
             };
@@ -539,7 +551,7 @@ impl Journal {
         }
         match block::without(&now) {
             Ok(bare) if bare != now => {
-                replace(&path, &bare, Rights::of(&path)?)?;
+                replace_in(place, &path, &bare, Rights::of(&file)?)?;
                 Ok(Undone::BlockTaken(path))
             }
             _ => Ok(Undone::Left(path)),
@@ -562,251 +574,5 @@ pub(super) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Problem {
     )
 }
 
-/// A new file in the place of the old one in one step.
-fn replace(path: &Path, content: &[u8], rights: Rights) -> io::Result<()> {
-    let place = File::open(directory_of(path))?;
-    Staged::write(place, path, content, rights)?.rename()
-}
-
-/// The same in a directory of PostgreSQL's OS user.
-pub(super) fn replace_theirs(path: &Path, content: &[u8], rights: Rights) -> Result<(), Problem> {
-    let place = ownership::open_place(path, directory_of(path))?;
-    Staged::write(place, path, content, rights)
-        .and_then(Staged::rename)
-        .map_err(|error| cannot("write", path, &error))
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().unwrap_or_else(|| Path::new("/"))
-}
-
-fn name_of(path: &Path) -> io::Result<&OsStr> {
-    path.file_name()
-        .ok_or_else(|| ErrorKind::InvalidInput.into())
-}
-
-fn temporary_of(path: &Path) -> io::Result<PathBuf> {
-    let name = name_of(path)?.to_string_lossy();
-    Ok(path.with_file_name(format!(".{name}.pgtlsproxy")))
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// A file's new content on its disk, whole, beside it; gone on drop.
-#[derive(Debug)]
-pub(crate) struct Staged {
-    path: PathBuf,
-    /// Its directory, as it was judged: by the name of it there may be another one since.
-    place: File,
-    temporary: PathBuf,
-}
-
-impl Staged {
-    fn write(place: File, path: &Path, content: &[u8], rights: Rights) -> io::Result<Self> {
-        let directory = ownership::by_descriptor(&place);
-        let temporary = temporary_of(&directory.join(name_of(path)?))?;
-        // Of an earlier run that was killed.
-        remove_if_there(&temporary)?;
-        let staged = Self {
-            path: path.to_owned(),
-            place,
-            temporary,
-        };
-        let unnamed = OpenOptions::new()
-            .write(true)
-            .mode(0o600)
-            .custom_flags(OFlag::O_TMPFILE.bits())
-            .open(directory);
-        match unnamed {
-            // It has a name only when all is in it: one in a data directory that the server cannot read, left there by a
-            // kill, would break every base backup.
-            Ok(file) => {
-                fill(&file, content, rights)?;
-                let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-                linkat(
-                    AT_FDCWD,
-                    &*unnamed,
-                    AT_FDCWD,
-                    &staged.temporary,
-                    AtFlags::AT_SYMLINK_FOLLOW,
-                )?;
-            }
-            Err(error) if no_such_kind(&error) => {
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(&staged.temporary)?;
-                fill(&file, content, rights)?;
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(staged)
-    }
-
-    /// Puts it in the old one's place.
-    pub(crate) fn commit(self) -> Result<(), Problem> {
-        let path = self.path.clone();
-        self.rename()
-            .map_err(|error| cannot("write", &path, &error))
-    }
-
-    fn rename(self) -> io::Result<()> {
-        let target = self.temporary.with_file_name(name_of(&self.path)?);
-        fs::rename(&self.temporary, target)?;
-        self.place.sync_all()
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.temporary);
-    }
-}
-
-/// Not every file system has files without a name (NFS has none).
-fn no_such_kind(error: &io::Error) -> bool {
-    let kinds = [Errno::EOPNOTSUPP, Errno::EISDIR, Errno::EINVAL];
-    kinds
-        .iter()
-        .any(|kind| error.raw_os_error() == Some(*kind as i32))
-}
-
-fn fill(mut file: &File, content: &[u8], rights: Rights) -> io::Result<()> {
-    fchown(file, Some(rights.uid), Some(rights.gid))?;
-    file.set_permissions(Permissions::from_mode(rights.mode))?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    pub(super) fn change(path: &Path, text: &str) -> FileChange {
-        FileChange {
-            path: path.to_owned(),
-            new: text.as_bytes().to_vec(),
-        }
-    }
-
-    pub(super) fn own() -> Rights {
-        Rights {
-            mode: 0o640,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-        }
-    }
-
-    #[test]
-    fn every_byte_and_mode_comes_back() {
-        let place = tempfile::tempdir().unwrap();
-        let (old, new) = (place.path().join("hba"), place.path().join("own.conf"));
-        fs::write(&old, "first\r\n").unwrap();
-        fs::set_permissions(&old, Permissions::from_mode(0o604)).unwrap();
-        let state = place.path().join("state");
-        for text in ["second\n", "third\n"] {
-            let mut journal = Journal::open(&state).unwrap();
-            journal.write(&change(&old, text), own()).unwrap();
-            journal.write(&change(&new, text), own()).unwrap();
-            assert_eq!(fs::read_to_string(&old).unwrap(), text);
-            assert_eq!(Rights::of(&old).unwrap().mode, 0o604);
-            assert_eq!(Rights::of(&new).unwrap().mode, 0o640);
-        }
-        let undone = Journal::open(&state).unwrap().undo_files(&[]).unwrap();
-        assert_eq!(
-            undone,
-            [Undone::Removed(new.clone()), Undone::Restored(old.clone())]
-        );
-        assert_eq!(fs::read_to_string(&old).unwrap(), "first\r\n");
-        assert_eq!(Rights::of(&old).unwrap().mode, 0o604);
-        assert!(!new.exists() && Journal::open(&state).unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_others_changed_since_stays() {
-        let place = tempfile::tempdir().unwrap();
-        let (hba, own_file) = (place.path().join("hba"), place.path().join("own.conf"));
-        fs::write(&hba, "a\n").unwrap();
-        let with = |text: &str| {
-            String::from_utf8(block::insert(text.as_bytes(), 0, &[b"ours".to_vec()])).unwrap()
-        };
-        let mut journal = Journal::open(&place.path().join("state")).unwrap();
-        journal.write(&change(&hba, &with("a\n")), own()).unwrap();
-        journal.write(&change(&own_file, "x = 1\n"), own()).unwrap();
-        fs::write(&hba, with("a\n") + "theirs\n").unwrap();
-        fs::write(&own_file, "x = 1\ntheirs = 2\n").unwrap();
-        let undone = journal.undo_files(&[]).unwrap();
-        assert_eq!(
-            undone,
-            [Undone::Left(own_file), Undone::BlockTaken(hba.clone())]
-        );
-        assert_eq!(fs::read_to_string(&hba).unwrap(), "a\ntheirs\n");
-    }
-
-    #[test]
-    fn a_change_of_others_between_two_runs_stays() {
-        let place = tempfile::tempdir().unwrap();
-        let hba = place.path().join("hba");
-        let with = |text: &str| {
-            String::from_utf8(block::insert(text.as_bytes(), 0, &[b"ours".to_vec()])).unwrap()
-        };
-        fs::write(&hba, "a\n").unwrap();
-        let mut journal = Journal::open(&place.path().join("state")).unwrap();
-        journal.write(&change(&hba, &with("a\n")), own()).unwrap();
-        fs::write(&hba, with("a\n") + "theirs\n").unwrap();
-        journal
-            .write(&change(&hba, &with("a\ntheirs\n")), own())
-            .unwrap();
-        journal.undo_files(&[]).unwrap();
-        assert_eq!(fs::read_to_string(&hba).unwrap(), "a\ntheirs\n");
-    }
-
-    #[test]
-    fn a_kill_before_the_file_was_replaced_is_undone_as_well() {
-        let place = tempfile::tempdir().unwrap();
-        let (hba, state) = (place.path().join("hba"), place.path().join("state"));
-        fs::write(&hba, "a\n").unwrap();
-        let mut journal = Journal::open(&state).unwrap();
-        journal.write(&change(&hba, "b\n"), own()).unwrap();
-        drop(journal);
-        // As if the last step had not happened.
-        fs::write(&hba, "a\n").unwrap();
-        let undone = Journal::open(&state).unwrap().undo_files(&[]).unwrap();
-        assert_eq!(undone, [Undone::Unchanged(hba)]);
-    }
-
-    #[test]
-    fn no_link_of_another_user_leads_root_to_its_own_files() {
-        if !nix::unistd::geteuid().is_root() {
-            println!("skipped: only root can be led astray");
-            return;
-        }
-        let place = tempfile::tempdir().unwrap();
-        let (data, etc) = (place.path().join("data"), place.path().join("etc"));
-        for directory in [&data, &etc] {
-            fs::create_dir(directory).unwrap();
-        }
-        std::os::unix::fs::chown(&data, Some(65534), None).unwrap();
-        let (hba, crontab) = (data.join("pg_hba.conf"), etc.join("crontab"));
-        fs::write(&crontab, "root's\n").unwrap();
-        std::os::unix::fs::symlink(&crontab, &hba).unwrap();
-        let mut journal = Journal::open(&place.path().join("node/state")).unwrap();
-        let refused = journal.write(&change(&hba, "his\n"), own()).unwrap_err();
-        assert_eq!(refused.id, "G26");
-        assert_eq!(fs::read_to_string(&crontab).unwrap(), "root's\n");
-        assert!(journal.is_empty());
-        fs::remove_file(&hba).unwrap();
-        journal.write(&change(&hba, "ours\n"), own()).unwrap();
-        // Root's own links are root's business.
-        let link = etc.join("link");
-        std::os::unix::fs::symlink(&crontab, &link).unwrap();
-        journal.write(&change(&link, "ours\n"), own()).unwrap();
-        assert_eq!(fs::read_to_string(&crontab).unwrap(), "ours\n");
-    }
-}
+mod tests;

@@ -1,15 +1,16 @@
 //! A password file in the journal: a line of ours goes in before all others and comes out again, whatever else others do
 //! with the file; and no password is kept.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::super::files::{Disk, Files};
-use super::super::passfile;
-use super::{FileEntry, Journal, Rights, Undone, cannot, remove_if_there, replace};
+use super::super::{ownership, passfile};
+use super::staged::{name_of, remove_if_there, replace, replace_in};
+use super::{FileEntry, Journal, Rights, Undone, cannot};
 use crate::problem::Problem;
 
 impl Journal {
@@ -91,8 +92,14 @@ impl Journal {
 }
 
 /// Takes our lines out of a password file; with nothing left in it, it is as it was before.
-pub(super) fn take(entry: &FileEntry, now: &[u8], original: Option<Vec<u8>>) -> io::Result<Undone> {
+pub(super) fn take(
+    place: &File,
+    entry: &FileEntry,
+    now: &[u8],
+    original: Option<Vec<u8>>,
+) -> io::Result<Undone> {
     let path = entry.path.clone();
+    let file = ownership::by_descriptor(place).join(name_of(&path)?);
     let left = passfile::without(now, &entry.lines);
     if left.len() == now.len() {
         let is_for = |line: &[u8]| entry.lines.iter().any(|mark| mark.is_for(line));
@@ -104,15 +111,15 @@ pub(super) fn take(entry: &FileEntry, now: &[u8], original: Option<Vec<u8>>) -> 
     }
     match original {
         Some(original) if left.is_empty() => {
-            replace(&path, &original, entry.rights)?;
+            replace_in(place, &path, &original, entry.rights)?;
             Ok(Undone::Restored(path))
         }
         None if left.is_empty() && entry.made => {
-            fs::remove_file(&path)?;
+            fs::remove_file(&file)?;
             Ok(Undone::Removed(path))
         }
         _ => {
-            replace(&path, &left, Rights::of(&path)?)?;
+            replace_in(place, &path, &left, Rights::of(&file)?)?;
             Ok(Undone::LineTaken(path))
         }
     }

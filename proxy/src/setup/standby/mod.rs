@@ -232,8 +232,7 @@ fn prepare(
     let major = place.cluster.major;
     report.version = major.to_string();
     report.upstream = node.upstream();
-    let bounded = has(major, Thing::SlotBound) || wishes.slot;
-    let slot = (has(major, Thing::Slots) && bounded).then(|| slot_name(&node.name));
+    let slot = slot_of(wishes, &node, major);
     let work = Work {
         wishes,
         node,
@@ -253,6 +252,12 @@ fn prepare(
             .map_err(one)?;
     }
     Ok((work, step))
+}
+
+/// The slot that the standby is to use. Where nothing bounds what a slot keeps (before 13), only one that is asked for.
+fn slot_of(wishes: &StandbyWishes, node: &Node, major: Major) -> Option<String> {
+    let is_wanted = has(major, Thing::SlotBound) || wishes.slot;
+    (has(major, Thing::Slots) && is_wanted).then(|| slot_name(&node.name))
 }
 
 /// Changes the proxy's configuration, and has the daemon take it.

@@ -9,14 +9,14 @@ use super::super::apply::Journal;
 use super::super::facts::{self, OWN_FILE};
 use super::super::files::{Disk, Overlay};
 use super::super::passfile;
-use super::super::plan::{FileChange, slot_name};
+use super::super::plan::FileChange;
 use super::super::report::{FORMAT, ReportedFile, StandbyReport};
 use super::super::server::Server;
-use super::super::version::{Major, Thing, has};
+use super::super::version::Major;
 use super::node::{self, Node};
 use super::place::{self, Place};
 use super::upstream::{self, Primary, Upstream};
-use super::{Ended, StandbyWishes, Step, Way, Work, backup, fit, one, passfile_of};
+use super::{Ended, StandbyWishes, Step, Way, Work, backup, fit, one, passfile_of, slot_of};
 use crate::problem::Problem;
 
 /// Of a file that comes with the copy.
@@ -101,8 +101,7 @@ pub(super) fn show(wishes: &StandbyWishes, mut place: Place) -> Result<Ended, Ve
     };
     let major = place.cluster.major;
     report.version = major.to_string();
-    let bounded = has(major, Thing::SlotBound) || wishes.slot;
-    let slot = (has(major, Thing::Slots) && bounded).then(|| slot_name(&node.name));
+    let slot = slot_of(wishes, &node, major);
     let work = Work {
         wishes,
         node,
