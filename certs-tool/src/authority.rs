@@ -13,6 +13,7 @@ mod successor;
 use std::path::{Path, PathBuf};
 
 use protocol::certificate::Certificate;
+use protocol::hex::Hex;
 use rcgen::{Issuer, KeyPair, PublicKeyData, SigningKey};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -372,7 +373,7 @@ impl Ca {
 /// What the ledger calls a CA: the identifier of its key, else its fingerprint.
 pub(crate) fn id(certificate: &Certificate) -> String {
     match certificate.subject_key_id() {
-        Some(id) => id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Some(id) => Hex(id).to_string(),
         None => certificate.fingerprint().to_string(),
     }
 }

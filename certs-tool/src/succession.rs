@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use protocol::hex::{Hex, from_hex};
 use protocol::identity::Fingerprint;
 use protocol::node::{Nodes, Voucher};
 use rcgen::{KeyPair, SigningKey};
@@ -25,14 +26,14 @@ pub fn sign_over(request: &str, key_pem: &[u8]) -> Result<String, Failure> {
     let key = read_key(key_pem)?;
     let signature = key.sign(&[REQUEST, request.as_bytes()].concat());
     signature
-        .map(|signature| hex(&signature))
+        .map(|signature| Hex(&signature).to_string())
         .map_err(|error| Failure::new("cannot sign the request", error.to_string(), ""))
 }
 
 /// Whether whoever holds the key of this certificate has signed the request.
 pub fn is_signed_over(request: &str, certificate: &CertificateDer<'_>, signature: &str) -> bool {
     let message = [REQUEST, request.as_bytes()].concat();
-    bytes_of_hex(signature).is_some_and(|signature| has_signed(certificate, &message, &signature))
+    from_hex(signature).is_some_and(|signature| has_signed(certificate, &message, &signature))
 }
 
 /// Whether this key, in PEM, is the one of the certificate.
@@ -51,7 +52,7 @@ pub fn vouches(
     voucher.by == by_print.to_string()
         && voucher.ca == ca_print.to_string()
         && now.unix() <= voucher.until
-        && bytes_of_hex(&voucher.signature).is_some_and(|signature| {
+        && from_hex(&voucher.signature).is_some_and(|signature| {
             has_signed(by, &message(by_print, ca_print, voucher.until), &signature)
         })
 }
@@ -71,7 +72,7 @@ pub(crate) fn vouch(
         ca: ca.to_string(),
         by: by.to_string(),
         until: until.unix(),
-        signature: hex(&signature),
+        signature: Hex(&signature).to_string(),
     })
 }
 
@@ -80,7 +81,7 @@ pub fn lists(nodes: &Nodes, by: &CertificateDer<'_>, now: Date) -> bool {
     let print = Fingerprint::of(by);
     nodes.by == print.to_string()
         && now.unix() <= nodes.until
-        && bytes_of_hex(&nodes.signature).is_some_and(|signature| {
+        && from_hex(&nodes.signature).is_some_and(|signature| {
             has_signed(by, &list(print, nodes.until, &nodes.names), &signature)
         })
 }
@@ -100,7 +101,7 @@ pub(crate) fn sign_list(
         names,
         by: by.to_string(),
         until: until.unix(),
-        signature: hex(&signature),
+        signature: Hex(&signature).to_string(),
     })
 }
 
@@ -128,18 +129,6 @@ fn read_key(pem: &[u8]) -> Result<Zeroizing<KeyPair>, Failure> {
             "",
         ))
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    let whole = text.len().is_multiple_of(2);
-    let bytes = (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok());
-    bytes.collect::<Option<_>>().filter(|_| whole)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a CA takes back: revocation and its list (RFC 5280, section 5).
 
 use protocol::certificate::{Certificate, Crl, Serial};
+use protocol::hex::from_hex;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
@@ -205,7 +206,7 @@ impl Ca {
         let revoked = ledger.revoked_by(&id).into_iter();
         let revoked = revoked.filter_map(|(serial, at)| {
             Some(RevokedCertParams {
-                serial_number: SerialNumber::from_slice(&bytes_of_hex(serial)?),
+                serial_number: SerialNumber::from_slice(&from_hex(serial)?),
                 revocation_time: at.calendar(),
                 reason_code: None,
                 invalidity_date: None,
@@ -238,11 +239,4 @@ fn number_of(serial: &Serial) -> Option<u64> {
     serial.as_bytes().iter().try_fold(0_u64, |number, &byte| {
         number.checked_mul(256)?.checked_add(byte.into())
     })
-}
-
-fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
-        .collect()
 }

@@ -25,6 +25,18 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
+/// The bytes that such digits stand for, in lower or upper case. None where there are others among them, a sign for
+/// example, or their number is odd.
+#[must_use]
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let value = |digit: u8| char::from(digit).to_digit(16);
+    let byte = |[high, low]: &[u8; 2]| u8::try_from(value(*high)? << 4 | value(*low)?).ok();
+    rest.is_empty()
+        .then(|| pairs.iter().map(byte).collect())
+        .flatten()
+}
+
 fn digit(value: u8) -> u8 {
     DIGITS.get(usize::from(value)).copied().unwrap_or(b'?')
 }
@@ -39,6 +51,15 @@ mod tests {
         for bytes in [&bytes[..0], &bytes[..1], &bytes[..32], &bytes[..33], &bytes] {
             let expected: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(Hex(bytes).to_string(), expected);
+            assert_eq!(from_hex(&expected).as_deref(), Some(bytes));
+            assert_eq!(from_hex(&expected.to_uppercase()).as_deref(), Some(bytes));
+        }
+    }
+
+    #[test]
+    fn nothing_but_pairs_of_digits_is_read() {
+        for text in ["0", "0g", "+f", "-1", " 0", "0\u{df}", "abc"] {
+            assert_eq!(from_hex(text), None, "{text}");
         }
     }
 }

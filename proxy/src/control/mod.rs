@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::Uid;
+use protocol::hex::Hex;
 use protocol::identity::Fingerprint;
 use protocol::node::Refused;
 use serde::Serialize;
@@ -212,7 +213,7 @@ impl Conversation {
                 self.write(&Reply::Withdrawn).await?;
                 return Ok(Over::TakenBack);
             };
-            let binding = hex(&binding);
+            let binding = Hex(&binding).to_string();
             self.write(&Reply::Enrol {
                 enrol,
                 binding,
@@ -285,30 +286,6 @@ fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(line)
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Bytes of an even number of hexadecimal digits.
-pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|digit| {
-            digit
-                .to_digit(16)
-                .and_then(|digit| u8::try_from(digit).ok())
-        })
-        .collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(
-        digits
-            .chunks_exact(2)
-            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
-            .collect(),
-    )
 }
 
 /// How long it is until this second (Unix time) is over.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use protocol::certificate::Moment;
 use protocol::escape::escape;
+use protocol::hex::from_hex;
 use protocol::identity::Identity;
 use protocol::node::{Certificates, Refused};
 use tracing::info;
@@ -65,7 +66,7 @@ impl Held {
 }
 
 fn patience(renewal: &Renewal) -> Duration {
-    let der = super::from_hex(&renewal.certificate).unwrap_or_default();
+    let der = from_hex(&renewal.certificate).unwrap_or_default();
     let life = Identity::parse(&der)
         .ok()
         .and_then(|asker| u64::try_from(asker.not_after() - asker.not_before()).ok());

@@ -4,8 +4,8 @@
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign, verify};
 
 use super::token::Secret;
-use crate::control::{from_hex, hex};
 use crate::tls::BINDING;
+use protocol::hex::{Hex, from_hex};
 
 /// Who proves.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ impl Prover {
 /// The invitation's name towards the daemon: it tells nothing of the secret.
 pub(super) fn invitation_id(secret: &Secret) -> String {
     let tag = sign(&key(secret), b"pgtlsproxy-node/1 enrol id\0");
-    hex(tag.as_ref().get(..8).unwrap_or_default())
+    Hex(tag.as_ref().get(..8).unwrap_or_default()).to_string()
 }
 
 /// The proof, in hexadecimal.
@@ -38,7 +38,7 @@ pub(super) fn prove(
     binding: &[u8; BINDING],
     said: &[u8],
 ) -> String {
-    hex(sign(&key(secret), &message(prover, binding, said)).as_ref())
+    Hex(sign(&key(secret), &message(prover, binding, said)).as_ref()).to_string()
 }
 
 /// Whether the proof is right; takes the same time whatever is wrong with it.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::escape::escape;
+use protocol::hex::Hex;
 use protocol::node::{
     Answer, Crls, Enrol, HEAD, MAX_FROM_NODE, MAX_FROM_STRANGER, NodeError, Refused, Renew,
     Request, Waiting, parse_head,
@@ -27,7 +28,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Level;
 
-use crate::control::{Case, Invitations, Renewal, Renewals, Standing, hex};
+use crate::control::{Case, Invitations, Renewal, Renewals, Standing};
 use crate::health::Health;
 use crate::net::{Peer, linger};
 use crate::problem::Problem;
@@ -297,7 +298,7 @@ fn renew(asked: Renew, tls: &NodeTls, context: &Context<'_>) -> Result<Answer, P
     let leaf = shown
         .chain
         .first()
-        .map(|leaf| hex(leaf))
+        .map(|leaf| Hex(leaf).to_string())
         .unwrap_or_default();
     let renewal = Renewal {
         certificate: leaf,

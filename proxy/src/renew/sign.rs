@@ -7,6 +7,7 @@ use std::path::Path;
 use certs_tool::authority::{Asked, Authority, CA_CERTIFICATE, CA_CRL, CA_KEY};
 use certs_tool::report::Date;
 use protocol::escape::escape;
+use protocol::hex::from_hex;
 use protocol::identity::Fingerprint;
 use protocol::node::{Certificates, Refused};
 use rustls_pki_types::CertificateDer;
@@ -157,7 +158,7 @@ pub(crate) fn tell(authority: &Authority, socket: &Path) -> Result<(), Vec<Probl
 }
 
 fn rule(authority: &Authority, renewal: &Renewal) -> Result<(Granted, String), Problem> {
-    let der = crate::control::from_hex(&renewal.certificate).unwrap_or_default();
+    let der = from_hex(&renewal.certificate).unwrap_or_default();
     let asked = Asked {
         certificate: &CertificateDer::from(der),
         request: &renewal.request,

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use protocol::hex::Hex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Record header (5), handshake header (4), legacy_version (2): then come 32 bytes of random.
@@ -28,7 +29,7 @@ impl SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 
