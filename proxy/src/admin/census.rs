@@ -12,7 +12,7 @@ use crate::session::{Live, Names, Settings, Tally, Totals, now};
 use crate::slices::in_slices;
 use crate::snapshot::{Facts, Kind};
 
-/// Sessions that are counted in one slice: some 30 µs.
+/// Sessions that are counted in one slice.
 const AT_ONCE: usize = 128;
 
 pub(super) const LAGS: [(Confirmed, &str); 3] = [

@@ -11,7 +11,8 @@ use crate::session::Live;
 use crate::slices::PAUSE;
 use crate::snapshot::{Facts, Moment, past, session};
 
-/// Sessions told at once: some 50 µs, and about 20 KiB.
+/// Sessions told at once: about 20 KiB, and a third of a millisecond on a slow machine (docs/observability.md: what
+/// `/status.json` costs).
 const SESSIONS_AT_ONCE: usize = 16;
 /// Five minutes of a stream have many more figures.
 const HISTORIES_AT_ONCE: usize = 2;

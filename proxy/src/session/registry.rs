@@ -27,7 +27,7 @@ use crate::tls::{Credentials, PeerCertificate, SessionId};
 const AT_SHUTDOWN: Duration = Duration::from_secs(2);
 /// The same for one that is admitted no longer: it has had enough already.
 const DISMISSED: Duration = Duration::from_secs(1);
-/// Sessions whose meters are read in one slice: some 20 µs.
+/// Sessions whose meters are read in one slice.
 const METERED_AT_ONCE: usize = 128;
 
 /// What is known of a session when it is authorised.
