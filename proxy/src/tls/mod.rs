@@ -14,6 +14,7 @@ mod node;
 mod papers;
 mod provider;
 mod server;
+mod signatures;
 mod witness;
 
 use std::io;

@@ -5,9 +5,12 @@ use std::sync::{Arc, LazyLock};
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 
+use super::signatures::remembering;
+
 /// The suites of TLS 1.3 with ours first; those of 1.2 serve only a stock PostgreSQL, and only if asked for.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let standard = default_provider();
         Arc::new(CryptoProvider {
             cipher_suites: vec![
                 cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -24,7 +27,10 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
                 kx_group::SECP256R1,
                 kx_group::SECP384R1,
             ],
-            ..default_provider()
+            signature_verification_algorithms: remembering(
+                standard.signature_verification_algorithms,
+            ),
+            ..standard
         })
     });
     Arc::clone(&PROVIDER)
