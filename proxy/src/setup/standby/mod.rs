@@ -604,9 +604,7 @@ impl Work<'_> {
         if self.node.serves.as_ref().is_none_or(|path| *path == socket) {
             return Ok(false);
         }
-        let Some(change) = node::serving(&self.wishes.dir, &socket).map_err(one)? else {
-            return Ok(false);
-        };
+        let change = node::serving(&self.wishes.dir, &socket).map_err(one)?;
         turn(&mut self.journal, &change, &mut self.report)?;
         Ok(true)
     }

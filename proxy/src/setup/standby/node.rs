@@ -144,26 +144,56 @@ fn socket(path: &Path) -> (String, u16) {
     (directory.to_string_lossy().into_owned(), port)
 }
 
+/// A node's configuration as it can be changed with its comments kept. `by_hand`: what to do if it cannot.
+struct Document {
+    path: PathBuf,
+    content: DocumentMut,
+    by_hand: String,
+}
+
+impl Document {
+    fn read(directory: &Path, by_hand: String) -> Result<Self, Problem> {
+        let mut document = Self {
+            path: config_path(directory),
+            content: DocumentMut::new(),
+            by_hand,
+        };
+        let text = fs::read_to_string(&document.path)
+            .map_err(|error| document.cannot_be_changed(error.to_string()))?;
+        document.content = text
+            .parse()
+            .map_err(|error: toml_edit::TomlError| document.cannot_be_changed(error.to_string()))?;
+        Ok(document)
+    }
+
+    fn cannot_be_changed(&self, why: String) -> Problem {
+        let what = format!("{} cannot be changed", self.path.display());
+        Problem::new("V19", what, why, self.by_hand.clone())
+    }
+
+    fn changed(self) -> FileChange {
+        FileChange {
+            path: self.path,
+            new: self.content.to_string().into_bytes(),
+        }
+    }
+}
+
 /// The configuration with its first server tunnel leading to this socket.
-pub(super) fn serving(directory: &Path, socket: &Path) -> Result<Option<FileChange>, Problem> {
-    let path = config_path(directory);
-    let text = fs::read_to_string(&path).unwrap_or_default();
-    let document: Result<DocumentMut, _> = text.parse();
-    let Ok(mut document) = document else {
-        return Ok(None);
-    };
-    let server = document
-        .get_mut("server")
+pub(super) fn serving(directory: &Path, socket: &Path) -> Result<FileChange, Problem> {
+    let socket = socket.to_string_lossy();
+    let by_hand =
+        format!("set postgres = \"{socket}\" in its [[server]] by hand, then run this again");
+    let mut document = Document::read(directory, by_hand)?;
+    let servers = document.content.get_mut("server");
+    let server = servers
         .and_then(Item::as_array_of_tables_mut)
         .and_then(|servers| servers.get_mut(0));
     let Some(server) = server else {
-        return Ok(None);
+        return Err(document.cannot_be_changed("it has no table [[server]]".to_owned()));
     };
-    server.insert("postgres", value(socket.to_string_lossy().into_owned()));
-    Ok(Some(FileChange {
-        path,
-        new: document.to_string().into_bytes(),
-    }))
+    server.insert("postgres", value(socket.into_owned()));
+    Ok(document.changed())
 }
 
 /// The configuration with its first client tunnel leading to `target`; none if it does already. A tunnel that is missing
@@ -173,26 +203,17 @@ pub(super) fn following(
     target: &Target,
     os_user: &str,
 ) -> Result<Option<FileChange>, Problem> {
-    let path = config_path(directory);
-    let wrong = |why: String| {
-        Problem::new(
-            "V19",
-            format!("{} cannot be changed", path.display()),
-            why,
-            format!(
-                "set connect = [\"{target}\"] in its [[client]] by hand, then run this without --from"
-            ),
-        )
-    };
-    let text = fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
-    let mut document: DocumentMut = text
-        .parse()
-        .map_err(|error: toml_edit::TomlError| wrong(error.to_string()))?;
+    let by_hand = format!(
+        "set connect = [\"{target}\"] in its [[client]] by hand, then run this without --from"
+    );
+    let mut document = Document::read(directory, by_hand)?;
     let clients = document
+        .content
         .entry("client")
-        .or_insert(Item::ArrayOfTables(ArrayOfTables::new()))
-        .as_array_of_tables_mut()
-        .ok_or_else(|| wrong("`client` is no list of tables".to_owned()))?;
+        .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+    let Some(clients) = clients.as_array_of_tables_mut() else {
+        return Err(document.cannot_be_changed("`client` is no list of tables".to_owned()));
+    };
     if clients.is_empty() {
         let run = directories::run(directory);
         let mut table = Table::new();
@@ -217,8 +238,5 @@ pub(super) fn following(
     client.insert("connect", value(Array::from_iter([wanted])));
     // It named the one before.
     client.remove("server_name");
-    Ok(Some(FileChange {
-        path,
-        new: document.to_string().into_bytes(),
-    }))
+    Ok(Some(document.changed()))
 }

@@ -1,6 +1,7 @@
 //! An old primary is wound back to where its history and the new primary's parted: pg_rewind, with what it needs.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -204,24 +205,29 @@ fn keep(cluster: &Cluster, kept: &Path) -> Result<Vec<PathBuf>, Problem> {
         place::carry(&place::own_files(cluster), &cluster.data, &staged)?;
         place::rename(&staged, kept)?;
     }
-    Ok(listed(kept, Path::new("")))
+    listed(kept, Path::new("")).map_err(|error| {
+        Problem::new(
+            "G05",
+            format!("cannot read what was kept in {}", kept.display()),
+            error.to_string(),
+            "run setup as root; what is there is this host's own configuration, and stays",
+        )
+    })
 }
 
-fn listed(root: &Path, below: &Path) -> Vec<PathBuf> {
+/// All files in a directory and below it, by their paths from `root`.
+fn listed(root: &Path, below: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(root.join(below))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in fs::read_dir(root.join(below))? {
+        let entry = entry?;
         let path = below.join(entry.file_name());
         if entry.path().is_dir() {
-            found.extend(listed(root, &path));
+            found.extend(listed(root, &path)?);
         } else {
             found.push(path);
         }
     }
-    found
+    Ok(found)
 }
 
 /// By pg_control, whose state follows the system identifier and two version numbers: DB_SHUTDOWNED, or the same in recovery.

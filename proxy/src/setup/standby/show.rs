@@ -236,7 +236,7 @@ impl Work<'_> {
                 );
             } else {
                 let change = node::serving(&self.wishes.dir, &facts.socket).map_err(one)?;
-                files.extend(change.as_ref().map(ReportedFile::of));
+                files.push(ReportedFile::of(&change));
             }
         }
         let streams = server.as_ref().is_some_and(|server| {
