@@ -212,8 +212,10 @@ async fn answer(
                 .take(credentials, offered.clone(), &from)
                 .await;
             let has_all = crls.iter().all(|crl| offered.contains(crl));
-            if let Some(later) = hold::Later::new(&service.seats, wait, credentials, crls.clone())
-                .filter(|_| has_all)
+            let of = identity.fingerprint();
+            if has_all
+                && let Some(later) =
+                    hold::Later::new(&service.seats, of, wait, credentials, crls.clone())
             {
                 return Ok(Answered::Later(later));
             }
