@@ -87,18 +87,26 @@ impl<'a> Account<'a> {
         Self { running, before }
     }
 
-    /// CPU seconds per unit of work, times `scale`: both sides, server, client. Nothing where there are no processes.
-    fn close(self, work: f64, scale: f64, [both, server, client]: [Measure; 3]) -> Measures {
+    /// CPU seconds of the server's side and the client's since it was opened. None where there are no processes.
+    fn spent(&self) -> [Option<f64>; 2] {
         let after = Self::open(self.running).before;
-        let mut spent = Measures::new();
-        for ((before, after), measure) in self.before.iter().zip(after).zip([server, client]) {
-            if let (Some(before), Some(after)) = (before, after) {
-                spent.insert(measure, (after - before) * scale / work);
-            }
-        }
-        if !spent.is_empty() {
-            spent.insert(both, spent.values().sum());
-        }
-        spent
+        [0, 1].map(|side| Some(after[side]? - self.before[side]?))
     }
+
+    /// CPU seconds per unit of work, times `scale`: both sides, server, client. Nothing where there are no processes.
+    fn close(self, work: f64, scale: f64, measures: [Measure; 3]) -> Measures {
+        per_unit(self.spent(), scale / work, measures)
+    }
+}
+
+/// CPU seconds of the server's side and the client's, times `scale`: both together, server, client.
+fn per_unit(spent: [Option<f64>; 2], scale: f64, [both, server, client]: [Measure; 3]) -> Measures {
+    let sides = [server, client].into_iter().zip(spent);
+    let mut measures: Measures = sides
+        .filter_map(|(measure, spent)| Some((measure, spent? * scale)))
+        .collect();
+    if !measures.is_empty() {
+        measures.insert(both, measures.values().sum());
+    }
+    measures
 }

@@ -15,7 +15,7 @@ use nix::unistd::gettid;
 
 use super::idle::raise_limit_of_files;
 use super::latency::Pace;
-use super::{Account, Ground, Outcome, Scenario};
+use super::{Account, Ground, Outcome, Scenario, per_unit};
 use crate::contender::{Contender, OURS, Running};
 use crate::measure::{Measure, Measures, Summary, histogram, micros};
 use crate::problem::{Doing, Problem};
@@ -27,8 +27,8 @@ const PATHS: [&str; 2] = ["/metrics", "/status.json"];
 const EVERY: Duration = Duration::from_secs(1);
 /// As PostgreSQL's wal_receiver_status_interval.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
-/// How long each path is asked without pause for its processor time.
-const WITHOUT_PAUSE: Duration = Duration::from_secs(1);
+/// How long each path is asked without pause for its processor time, and nothing is asked before that.
+const WITHOUT_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Scrape {
@@ -165,7 +165,8 @@ impl Scenario for Scrape {
              of both sidecars is asked every {} s, or the other, or none (twice; `nothing` is compared with the rest of \
              these, and tells how far windows differ by themselves). Answers are read at idle priority (SCHED_IDLE), so \
              that what is noticed is the sidecars'. Then, without round trips and status updates, each path is asked at \
-             both sides without pause for {} s: the sidecars' processor time, divided by the scrapes.",
+             both sides without pause for {} s: the sidecars' processor time, less what they took in a time as long in which \
+             nobody asked, divided by the scrapes.",
             self.sessions,
             STATUS_EVERY.as_secs(),
             self.interval.as_micros(),
@@ -219,8 +220,9 @@ impl Scenario for Scrape {
         })?;
 
         let mut outcomes = round_trips;
+        let idle = idle(&running);
         for path in PATHS {
-            let measures = without_pause(&running, admin, path)?;
+            let measures = without_pause(&running, admin, path, idle)?;
             outcomes.push((format!("{path} of {} sessions", self.sessions), measures));
         }
         Ok(outcomes)
@@ -286,11 +288,20 @@ fn joined(thread: ScopedJoinHandle<'_, io::Result<()>>) -> Result<(), Problem> {
         .doing(|| "what goes on beside the round trips fails".to_owned())
 }
 
+/// CPU seconds that each side takes in a second for the sessions alone.
+fn idle(running: &Running) -> [Option<f64>; 2] {
+    let (account, begun) = (Account::open(running), Instant::now());
+    sleep(WITHOUT_PAUSE);
+    let lasted = begun.elapsed().as_secs_f64();
+    account.spent().map(|spent| Some(spent? / lasted))
+}
+
 /// What one path costs.
 fn without_pause(
     running: &Running,
     admin: [SocketAddr; 2],
     path: &str,
+    idle: [Option<f64>; 2],
 ) -> Result<Measures, Problem> {
     let what = || format!("{path} is not answered");
     let (mut took, mut sizes) = (Vec::new(), Vec::new());
@@ -303,9 +314,10 @@ fn without_pause(
             took.push(asked.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let mut measures = account.close(
-        took.len() as f64 / 2.0,
-        1e3,
+    let (spent, lasted) = (account.spent(), begun.elapsed().as_secs_f64());
+    let mut measures = per_unit(
+        [0, 1].map(|side| Some(spent[side]? - idle[side]? * lasted)),
+        2e3 / took.len() as f64,
         [
             Measure::CpuPerScrape,
             Measure::CpuPerScrapeServer,
