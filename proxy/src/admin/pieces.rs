@@ -11,7 +11,7 @@ use crate::session::Live;
 use crate::slices::PAUSE;
 use crate::snapshot::{Facts, Moment, past, session};
 
-/// Sessions told at once: about 20 KiB, and a third of a millisecond on a slow machine (docs/observability.md: what
+/// Sessions told at once: about 20 KiB, and a quarter of a millisecond on a slow machine (docs/observability.md: what
 /// `/status.json` costs).
 const SESSIONS_AT_ONCE: usize = 16;
 /// Five minutes of a stream have many more figures.
