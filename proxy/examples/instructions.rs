@@ -1,4 +1,4 @@
-//! One case of work for callgrind to count the instructions of: see `.ci/instructions`. What is counted happens in
+//! One case of work for callgrind to count the instructions of: see `.ci/micro-benchmarks`. What is counted happens in
 //! functions whose names begin with `counted`.
 
 use std::hint::black_box;
