@@ -1,6 +1,7 @@
 //! One stream type for TCP and Unix sockets, with the socket options every connection gets.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -103,20 +104,22 @@ impl Stream {
         }
     }
 
-    /// Completes when a read may give something.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
+    /// Ready when a read may give something. A session waits in one task, which alone is woken: with a list of waiters in
+    /// place of it, as `readable` has one, each message would enter it and leave it.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
 
-    /// Completes when a write may take something.
+    /// Completes when a write may take something, in the task that waits last.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.writable().await,
-            Self::Unix(stream) => stream.writable().await,
-        }
+        poll_fn(|cx| match self {
+            Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Unix(stream) => stream.poll_write_ready(cx),
+        })
+        .await
     }
 
     /// One recv. After a short read the stream counts as not readable, which saves the read that would only say so; what

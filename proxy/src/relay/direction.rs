@@ -5,7 +5,6 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
@@ -57,7 +56,6 @@ enum Woken {
 /// direction by itself: the other two come from the same task, which polls it then. Registering for them with every
 /// message would cost more than sealing it.
 async fn wait<T: Tap>(from: &Stream, flow: &mut Flow<T>, answer_due: Option<&AtomicBool>) -> Woken {
-    let mut readable = pin!(from.readable());
     poll_fn(|cx| {
         if flow.told() {
             return Poll::Ready(Woken::Told);
@@ -65,7 +63,7 @@ async fn wait<T: Tap>(from: &Stream, flow: &mut Flow<T>, answer_due: Option<&Ato
         if answer_due.is_some_and(|due| due.swap(false, Ordering::Relaxed)) {
             return Poll::Ready(Woken::AnswerDue);
         }
-        readable.as_mut().poll(cx).map(|ready| match ready {
+        from.poll_readable(cx).map(|ready| match ready {
             Ok(()) => Woken::Readable,
             Err(error) => Woken::Failed(error),
         })
