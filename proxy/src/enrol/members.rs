@@ -181,9 +181,15 @@ fn identity_of(rule: &Table) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use certs_tool::authority::{Authority, NewAuthority, NewNode};
+    use certs_tool::store::Existing;
+    use protocol::identity::Fingerprint;
 
-    const TEXT: &str = "# ours\n[[server]]\nlisten = \"0.0.0.0:5443\"\n\n[[server.allow]]\nidentity = \"cn:db1\"\nusers = [\"r\"]\n\n\
+    use super::*;
+    use crate::config::Source;
+    use crate::reload;
+
+    const TEXT: &str = "# ours\n[[server]]\nlisten = \"0.0.0.0:5443\"\npostgres = \"/run/postgresql/.s.PGSQL.5432\"\n\n[[server.allow]]\nidentity = \"cn:db1\"\nusers = [\"r\"]\n\n\
         [[server.allow]]\nidentity = \"cn:db1\"\nreplication = []\nordinary = true\nusers = [\"r\"]\ndatabases = [\"postgres\"]\n\n[log]\nlevel = \"info\"\n";
 
     fn list(names: &[&str]) -> Vec<String> {
@@ -224,5 +230,31 @@ mod tests {
         let none = "[[client]]\nlisten = \"/run\"\n";
         let (same, names) = edit(none, &known, &list(&["standby2"])).unwrap();
         assert_eq!((same.as_str(), names.len()), (none, 0));
+    }
+
+    #[test]
+    fn a_list_that_the_ca_has_not_signed_changes_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path();
+        let authority = Authority::create(dir, &NewAuthority::default(), Existing::Keep).unwrap();
+        let node = NewNode::new("db1", &[]).unwrap();
+        authority.issue(&node, dir, Existing::Keep).unwrap();
+        let text = format!(
+            "[identity]\ncert = \"db1.crt\"\nkey = \"db1.key\"\nca = \"ca.crt\"\ncrl = \"ca.crl\"\n\n{}",
+            TEXT.replace("cn:db1", "cn:standby1")
+        );
+        let path = dir.join(CONFIG);
+        fs::write(&path, &text).unwrap();
+        let checked = reload::load(&Source::File(path.clone())).unwrap();
+        let nodes = Nodes {
+            names: ["db1", "standby1", "evil"].map(str::to_owned).to_vec(),
+            by: Fingerprint::of(authority.signing_der()).to_string(),
+            until: i64::MAX,
+            signature: "00".repeat(64),
+        };
+        let problems = admit_nodes(dir, &checked, &nodes).unwrap_err();
+        assert_eq!(problems[0].id, "K29");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        assert!(!dir.join(SEEN).exists());
     }
 }
