@@ -93,7 +93,7 @@ fn read_file(
                 "files include each other more than 10 deep".to_owned(),
             ));
         }
-        let target = relative_to(path, &value);
+        let target = relative_to(path, &value, major);
         if major >= V12 && target == *path {
             return Err(fault(number, "the file includes itself".to_owned()));
         }

@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use protocol::escape::escape;
 
+use super::version::{Major, V15};
 use crate::problem::Problem;
 
 /// More than any configuration file needs; a larger one is left alone.
@@ -125,8 +126,9 @@ impl From<NotUnderstood> for Problem {
 }
 
 /// `path` as PostgreSQL sees it from a file that names it: relative to the directory of that file, with `..` resolved
-/// by name alone (canonicalize_path).
-pub(super) fn relative_to(file: &Path, path: &[u8]) -> PathBuf {
+/// by name alone (canonicalize_path in src/port/path.c), before 15 only where it stands at the end: what stands before is
+/// the kernel's then, and a symbolic link leads elsewhere.
+pub(super) fn relative_to(file: &Path, path: &[u8], major: Major) -> PathBuf {
     let path = Path::new(OsStr::from_bytes(path));
     let mut canonical = PathBuf::new();
     for component in file
@@ -136,13 +138,21 @@ pub(super) fn relative_to(file: &Path, path: &[u8]) -> PathBuf {
         .components()
     {
         match component {
-            Component::ParentDir => {
+            Component::ParentDir if major >= V15 => {
                 canonical.pop();
             }
             other => canonical.push(other),
         }
     }
-    canonical
+    let mut up = 0;
+    loop {
+        match canonical.components().next_back() {
+            Some(Component::ParentDir) => up += 1,
+            Some(Component::Normal(_)) if up > 0 => up -= 1,
+            _ => return canonical,
+        }
+        canonical.pop();
+    }
 }
 
 /// The files that an `include_dir` takes, in its order: `*.conf`, not hidden, by bytes ("C" locale).
@@ -186,6 +196,34 @@ pub(super) mod memory {
             }
             let names = names.into_iter().filter_map(|path| path.file_name());
             Ok(names.map(ToOwned::to_owned).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::version::V14;
+    use super::*;
+
+    #[test]
+    fn two_dots_are_resolved_as_each_version_does() {
+        let seen = |path: &str, major| {
+            let path = relative_to(Path::new("/etc/pg/main.conf"), path.as_bytes(), major);
+            path.to_str().unwrap().to_owned()
+        };
+        for (path, before, since) in [
+            ("one.conf", "/etc/pg/one.conf", "/etc/pg/one.conf"),
+            ("/one.conf", "/one.conf", "/one.conf"),
+            (
+                "sub/../one.conf",
+                "/etc/pg/sub/../one.conf",
+                "/etc/pg/one.conf",
+            ),
+            ("../a/b/../..", "/etc", "/etc"),
+            ("sub/..", "/etc/pg", "/etc/pg"),
+        ] {
+            assert_eq!(seen(path, V14), before, "{path}");
+            assert_eq!(seen(path, V15), since, "{path}");
         }
     }
 }

@@ -66,7 +66,10 @@ fn the_last_one_wins_over_all_that_is_included() {
             "port = 1\ninclude_dir 'conf.d'\nwork_mem = '1MB'\ninclude_if_exists = 'no.conf'\n",
         ),
         ("/etc/pg/conf.d/B.conf", "port = 2\nwork_mem = 2MB"),
-        ("/etc/pg/conf.d/a.conf", "PORT = 3\ninclude '../more'\n"),
+        (
+            "/etc/pg/conf.d/a.conf",
+            "PORT = 3\ninclude '/etc/pg/more'\n",
+        ),
         ("/etc/pg/conf.d/.hidden.conf", "port = 4\n"),
         ("/etc/pg/conf.d/c.txt", "port = 5\n"),
         ("/etc/pg/more", "wal_level = logical\n"),

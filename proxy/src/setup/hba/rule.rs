@@ -147,7 +147,7 @@ impl Reader<'_> {
         if !has(self.major, Thing::HbaRegexAndInclude) {
             return Ok(None);
         }
-        let target = relative_to(path, &argument.text);
+        let target = relative_to(path, &argument.text, self.major);
         let unreadable = |path: &Path, error: std::io::Error| {
             format!("{}: {error}", escape(path.as_os_str().as_encoded_bytes()))
         };
@@ -247,7 +247,7 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            let path = relative_to(file, name);
+            let path = relative_to(file, name, self.major);
             let shown = escape(path.as_os_str().as_encoded_bytes());
             if depth >= DEEPEST_INCLUDE {
                 return Err(format!(
