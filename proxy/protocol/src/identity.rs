@@ -8,6 +8,7 @@ mod pattern;
 
 pub use pattern::{IdentityPattern, NamePattern, PatternError};
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -18,7 +19,7 @@ use x509_parser::extensions::GeneralName;
 
 use crate::certificate::{CertificateError, parse_x509};
 use crate::escape::escape;
-use crate::hex::Hex;
+use crate::hex::{Hex, from_hex};
 
 /// SHA-256 of a whole certificate in DER; shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +37,13 @@ impl Fingerprint {
     }
 }
 
+impl From<[u8; 32]> for Fingerprint {
+    /// A digest that was taken before.
+    fn from(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+}
+
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Hex(&self.0).fmt(f)
@@ -47,33 +55,21 @@ impl FromStr for Fingerprint {
 
     /// Takes 64 hexadecimal digits in either case, alone or as 32 pairs with colons, as `openssl x509` prints them.
     fn from_str(text: &str) -> Result<Self, PatternError> {
-        let plain: Vec<u8> = if text.contains(':') {
+        let refused = || PatternError::BadFingerprint(text.to_owned());
+        let digits = if text.contains(':') {
             let pairs: Vec<&str> = text.split(':').collect();
             if pairs.iter().any(|pair| pair.len() != 2) {
-                return Err(PatternError::BadFingerprint(text.to_owned()));
+                return Err(refused());
             }
-            pairs.concat().into_bytes()
+            Cow::Owned(pairs.concat())
         } else {
-            text.as_bytes().to_vec()
+            Cow::Borrowed(text)
         };
-        let digits: Option<Vec<u8>> = plain.iter().map(|&digit| hex_digit(digit)).collect();
-        let digest = digits.and_then(|digits| {
-            let bytes: Vec<u8> = digits
-                .chunks_exact(2)
-                .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
-                .collect();
-            (digits.len() == 64).then_some(bytes)?.try_into().ok()
-        });
-        digest
+        from_hex(&digits)
+            .and_then(|digest| digest.try_into().ok())
             .map(Self)
-            .ok_or_else(|| PatternError::BadFingerprint(text.to_owned()))
+            .ok_or_else(refused)
     }
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
 }
 
 /// What a certificate says of its owner.

@@ -2,10 +2,10 @@
 //! a label of its own. A secret of 256 random bits cannot be guessed from one.
 
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign, verify};
+use protocol::hex::{Hex, from_hex};
 
 use super::token::Secret;
 use crate::tls::BINDING;
-use protocol::hex::{Hex, from_hex};
 
 /// Who proves.
 #[derive(Clone, Copy)]

@@ -10,7 +10,6 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use protocol::escape::escape;
-use protocol::hex::Hex;
 use protocol::identity::Fingerprint;
 use zeroize::Zeroizing;
 
@@ -220,7 +219,7 @@ fn parse_content(content: &[u8]) -> Option<Token> {
         name,
         endpoints,
         server_name: (!server_name.is_empty()).then_some(server_name),
-        pin: Hex(pin).to_string().parse().ok()?,
+        pin: Fingerprint::from(*pin),
         expires: i64::from_be_bytes(*expires),
         secret: Secret(Zeroizing::new(*secret)),
     })
