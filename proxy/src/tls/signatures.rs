@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, Digest, SHA256};
 use tokio_rustls::rustls::crypto::WebPkiSupportedAlgorithms;
 use tokio_rustls::rustls::pki_types::{
     AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm,
@@ -31,8 +31,6 @@ pub(super) fn remembering(algorithms: WebPkiSupportedAlgorithms) -> WebPkiSuppor
     }
 }
 
-type Digest = [u8; 32];
-
 #[derive(Debug)]
 struct Remembering {
     inner: &'static dyn SignatureVerificationAlgorithm,
@@ -44,7 +42,7 @@ impl Remembering {
     fn is_known(&self, digest: &Digest) -> bool {
         // Whole at every moment, so a panic elsewhere does not spoil it.
         let right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
-        right.contains(digest)
+        right.iter().any(|known| known.as_ref() == digest.as_ref())
     }
 
     fn remember(&self, digest: Digest) {
@@ -57,13 +55,13 @@ impl Remembering {
 }
 
 /// All that a verdict depends on beside the algorithm. No two of them are alike: each part goes with its length.
-fn digest(parts: [&[u8]; 3]) -> Option<Digest> {
+fn digest(parts: [&[u8]; 3]) -> Digest {
     let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
-    context.finish().as_ref().try_into().ok()
+    context.finish()
 }
 
 impl SignatureVerificationAlgorithm for Remembering {
@@ -74,14 +72,12 @@ impl SignatureVerificationAlgorithm for Remembering {
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
         let digest = digest([public_key, message, signature]);
-        if digest.is_some_and(|digest| self.is_known(&digest)) {
+        if self.is_known(&digest) {
             return Ok(());
         }
         self.inner
             .verify_signature(public_key, message, signature)?;
-        if let Some(digest) = digest {
-            self.remember(digest);
-        }
+        self.remember(digest);
         Ok(())
     }
 
@@ -141,63 +137,52 @@ mod tests {
         (echo, remembering(algorithms).all[0])
     }
 
-    fn asked(echo: &Echo) -> usize {
-        echo.0.load(Ordering::Relaxed)
+    /// Whether key, message and signature go together, and whether the algorithm itself was asked.
+    fn verdict(
+        (echo, algorithm): (&Echo, &dyn SignatureVerificationAlgorithm),
+        [key, message, signature]: [&str; 3],
+    ) -> (bool, bool) {
+        let before = echo.0.load(Ordering::Relaxed);
+        let [key, message, signature] = [key, message, signature].map(str::as_bytes);
+        let right = algorithm.verify_signature(key, message, signature).is_ok();
+        (right, echo.0.load(Ordering::Relaxed) > before)
     }
 
     #[test]
     fn a_right_signature_is_verified_once_and_a_wrong_one_each_time() {
-        let (echo, algorithm) = echo();
-        for _ in 0..3 {
-            algorithm
-                .verify_signature(b"key", b"right", b"right")
-                .unwrap();
-        }
-        assert_eq!(asked(echo), 1);
-        for _ in 0..3 {
-            algorithm
-                .verify_signature(b"key", b"right", b"wrong")
-                .unwrap_err();
-        }
-        assert_eq!(asked(echo), 4);
+        let echo = echo();
+        let of = |signature| verdict(echo, ["key", "right", signature]);
+        assert_eq!(of("right"), (true, true));
+        assert_eq!(of("right"), (true, false));
+        assert_eq!(of("wrong"), (false, true));
+        assert_eq!(of("wrong"), (false, true));
     }
 
     #[test]
     fn whatever_differs_in_one_byte_is_verified_by_itself() {
-        let (echo, algorithm) = echo();
-        algorithm
-            .verify_signature(b"key", b"right", b"right")
-            .unwrap();
-        // The same bytes in a row, cut elsewhere, are no signature of this message.
-        algorithm
-            .verify_signature(b"key", b"rightr", b"ight")
-            .unwrap_err();
-        algorithm
-            .verify_signature(b"keyr", b"ight", b"right")
-            .unwrap_err();
-        algorithm
-            .verify_signature(b"kez", b"right", b"right")
-            .unwrap();
-        algorithm
-            .verify_signature(b"key", b"righu", b"right")
-            .unwrap_err();
-        assert_eq!(asked(echo), 5);
+        let echo = echo();
+        assert_eq!(verdict(echo, ["key", "right", "right"]), (true, true));
+        assert_eq!(verdict(echo, ["kez", "right", "right"]), (true, true));
+        for other in [
+            ["key", "righu", "right"],
+            // The same bytes in a row, cut elsewhere.
+            ["key", "rightr", "ight"],
+            ["keyr", "ight", "right"],
+        ] {
+            assert_eq!(verdict(echo, other), (false, true), "{other:?}");
+        }
     }
 
     #[test]
     fn many_signatures_take_no_more_room_and_the_latest_stay() {
-        let (echo, algorithm) = echo();
-        let number = |number: usize| number.to_string().into_bytes();
-        for one in (0..2 * REMEMBERED).map(number) {
-            algorithm.verify_signature(b"key", &one, &one).unwrap();
+        let echo = echo();
+        let of = |number: usize| verdict(echo, ["key", &number.to_string(), &number.to_string()]);
+        for number in 0..2 * REMEMBERED {
+            assert_eq!(of(number), (true, true));
         }
-        let before = asked(echo);
-        for one in (REMEMBERED..2 * REMEMBERED).map(number) {
-            algorithm.verify_signature(b"key", &one, &one).unwrap();
+        for number in REMEMBERED..2 * REMEMBERED {
+            assert_eq!(of(number), (true, false));
         }
-        assert_eq!(asked(echo), before);
-        let first = number(0);
-        algorithm.verify_signature(b"key", &first, &first).unwrap();
-        assert_eq!(asked(echo), before + 1);
+        assert_eq!(of(0), (true, true));
     }
 }
