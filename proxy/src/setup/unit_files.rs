@@ -195,8 +195,10 @@ mod tests {
 
     #[test]
     fn a_program_that_the_service_cannot_reach_is_named() {
-        let hidden = can_be_run(Path::new("/root/bin/pgtlsproxy"));
-        assert!(hidden.unwrap_err().why.contains("/root is hidden"));
+        for place in HIDDEN {
+            let hidden = can_be_run(&Path::new(place).join("pgtlsproxy")).unwrap_err();
+            assert!(hidden.why.contains(&format!("{place} is hidden")));
+        }
         let place = tempfile::tempdir().unwrap();
         // Such a directory is its owner's alone.
         let closed = can_be_run(&place.path().join("pgtlsproxy"));
