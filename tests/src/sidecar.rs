@@ -207,8 +207,19 @@ impl Sidecar {
 
     /// Replaces its configuration file, which it notices by itself.
     pub fn rewrite(&self, config: &str) {
-        let path: PathBuf = self.dir.path().join("pgtlsproxy.toml");
-        fs::write(path, completed(config, self.dir.path())).unwrap();
+        let path = self.dir.path().join("pgtlsproxy.toml");
+        let new = path.with_extension("new");
+        fs::write(&new, completed(config, self.dir.path())).unwrap();
+        fs::rename(new, path).unwrap(); // never half of it, whenever it looks
+    }
+
+    /// As [`Sidecar::rewrite`], and waits until it has taken the new configuration or refused it.
+    #[track_caller]
+    pub fn reconfigure(&self, config: &str) {
+        let mark = self.log().mark();
+        self.rewrite(config);
+        self.reload();
+        self.log().wait_for_after(mark, "\"reload");
     }
 
     /// Its configuration file as it is now.
@@ -221,7 +232,7 @@ impl Sidecar {
         self.process.signal(signal);
     }
 
-    /// Tells it to read its files again.
+    /// Tells it to read its files again, which it does when it comes to it.
     pub fn reload(&self) {
         self.signal(Signal::SIGHUP);
     }

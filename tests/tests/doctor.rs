@@ -117,10 +117,7 @@ fn who_is_let_in_by_18() {
 fn way_to_the_far_proxy() {
     let mut site = Site::new(15);
     let client = |config: &str| {
-        let mark = site.client.log().mark();
-        site.client.rewrite(config);
-        site.client.reload();
-        site.client.log().wait_for_after(mark, "\"reload");
+        site.client.reconfigure(config);
         site.break_stream();
         site.doctor_on_standby()
     };
@@ -133,15 +130,11 @@ fn way_to_the_far_proxy() {
     let other_pki = testbed::Pki::new();
     let other = other_pki.ca().display().to_string();
     client(&good.replace(&site.pki.ca().display().to_string(), &other)).names("T17", 1);
-    site.client.rewrite(&good);
-    site.client.reload();
+    site.client.reconfigure(&good);
     site.wait_for_stream();
 
     let server = |config: &str| {
-        let mark = site.server.log().mark();
-        site.server.rewrite(config);
-        site.server.reload();
-        site.server.log().wait_for_after(mark, "\"reload");
+        site.server.reconfigure(config);
         site.break_stream();
         site.doctor_on_standby()
     };
@@ -150,8 +143,7 @@ fn way_to_the_far_proxy() {
     server(&site.serving(Path::new("/nonexistent/.s.PGSQL.5432"), "cn:standby")).names("B01", 1);
     site.doctor_on_primary().names("U09", 1);
     let serving = site.serving(&socket, "cn:standby");
-    site.server.rewrite(&serving);
-    site.server.reload();
+    site.server.reconfigure(&serving);
     site.wait_for_stream();
     let good = site.pki.issue("primary");
     let expired = site.pki.issue_wrong("expired", Wrong::Expired);
@@ -161,8 +153,7 @@ fn way_to_the_far_proxy() {
 
     site.pki.revoke("primary");
     client(&good_with_crl(&site)).names("T23", 1);
-    site.client.rewrite(&site.following(&site.target(), ""));
-    site.client.reload();
+    site.client.reconfigure(&site.following(&site.target(), ""));
     site.wait_for_stream();
 
     site.client.signal(Signal::SIGSTOP);
@@ -207,7 +198,7 @@ fn nothing_above_the_first_failure_is_blamed() {
     site.standby.stop(Stop::Fast);
     fs::remove_file(site.standby.data().join("standby.signal")).expect("there is one");
     site.client
-        .rewrite(&site.following("no-such-host.invalid:5443", ""));
+        .reconfigure(&site.following("no-such-host.invalid:5443", ""));
     let examined = site.doctor_on_standby();
     examined.names("N01", 1);
     let states: Vec<_> = examined.report["layers"]
@@ -444,11 +435,8 @@ fn standby_of_18_itself() {
 fn histories_that_do_not_belong_together() {
     let mut site = Site::new(18);
     let serve = |site: &Site, node: &Node| {
-        let mark = site.server.log().mark();
         site.server
-            .rewrite(&site.serving(&node.socket(), "cn:standby"));
-        site.server.reload();
-        site.server.log().wait_for_after(mark, "\"reloaded\"");
+            .reconfigure(&site.serving(&node.socket(), "cn:standby"));
     };
     // Clusters of one major are copies of one in these tests.
     let stranger = primary(15, "");
@@ -541,8 +529,7 @@ fn primary_by_itself() {
         &site.primary.socket().display().to_string(),
         &site.primary.address().to_string(),
     );
-    site.server.rewrite(&tcp);
-    site.server.reload();
+    site.server.reconfigure(&tcp);
     site.primary.write(
         "pg_hba.conf",
         &format!("{HBA}hostssl replication all 127.0.0.1/32 scram-sha-256\n"),
@@ -553,7 +540,7 @@ fn primary_by_itself() {
     site.doctor_on_standby().names("H01", 1);
     site.primary.write("pg_hba.conf", HBA);
     site.server
-        .rewrite(&site.serving(&site.primary.socket(), "cn:standby"));
+        .reconfigure(&site.serving(&site.primary.socket(), "cn:standby"));
 
     let bare = primary(18, "wal_level = minimal\nmax_wal_senders = 0");
     doctor(&site.server, &bare).names("U07", 1);
@@ -567,8 +554,7 @@ fn subscription_that_does_not_get_in() {
     let publisher = primary(18, "wal_level = replica");
     let mut site = Site::new(15);
     site.server
-        .rewrite(&site.serving(&publisher.socket(), "cn:standby"));
-    site.server.reload();
+        .reconfigure(&site.serving(&publisher.socket(), "cn:standby"));
     site.standby.promote();
     publisher.query("create table t (id int primary key); create publication p for table t");
     site.standby.write("postgresql.auto.conf", "");
@@ -640,10 +626,7 @@ fn what_only_the_far_proxy_tells() {
     site.doctor_on_standby().is_well();
 
     let server = |site: &Site, config: &str| {
-        let mark = site.server.log().mark();
-        site.server.rewrite(config);
-        site.server.reload();
-        site.server.log().wait_for_after(mark, "\"reloaded\"");
+        site.server.reconfigure(config);
     };
     let good = site.serving(&site.primary.socket(), "cn:standby");
     server(&site, &site.serving(&site.primary.socket(), "cn:other"));
@@ -665,11 +648,8 @@ fn what_only_the_far_proxy_tells() {
     site.doctor_on_standby().is_well();
 
     // A PostgreSQL that needs SSLRequest has no node channel, and is not asked.
-    let mark = site.client.log().mark();
     site.client
-        .rewrite(&site.following(&site.target(), "sslnegotiation = \"postgres\""));
-    site.client.reload();
-    site.client.log().wait_for_after(mark, "\"reloaded\"");
+        .reconfigure(&site.following(&site.target(), "sslnegotiation = \"postgres\""));
     server(&site, &site.serving(&site.primary.socket(), "cn:other"));
     site.doctor_on_standby().is_well();
 }
@@ -712,7 +692,7 @@ fn configuration_and_flags() {
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(said.lines().last(), Some("verdict: all well"), "{said}");
     assert!(said.lines().count() <= 24, "one screen: {said}");
-    site.client.rewrite("nonsense = 1");
+    site.client.reconfigure("nonsense = 1");
     examine(&["--config", &config, "--pgdata", &data]).names("C02", 1);
     wait_until("the standby to stream on", || {
         site.primary

@@ -124,8 +124,7 @@ fn two_standbys_and_one_behind_another() {
         "select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active",
     );
     site.server
-        .rewrite(&site.serving(&site.standby.socket(), "cn:standby"));
-    site.server.reload();
+        .reconfigure(&site.serving(&site.standby.socket(), "cn:standby"));
     site.primary.query(
         "select pg_terminate_backend(pid) from pg_stat_replication where application_name = 'second'",
     );
@@ -141,8 +140,7 @@ fn just_promoted() {
     site.primary.stop(Stop::Fast);
     site.standby.promote();
     site.server
-        .rewrite(&site.serving(&site.standby.socket(), "cn:standby"));
-    site.server.reload();
+        .reconfigure(&site.serving(&site.standby.socket(), "cn:standby"));
     // The new primary, at its server tunnel.
     doctor(&site.server, &site.standby).is_well();
 }
@@ -171,8 +169,7 @@ fn logical() {
     let publisher = primary(18, "");
     let mut site = Site::new(15);
     site.server
-        .rewrite(&site.serving(&publisher.socket(), "cn:standby"));
-    site.server.reload();
+        .reconfigure(&site.serving(&publisher.socket(), "cn:standby"));
     site.standby.promote();
     site.standby.write("postgresql.auto.conf", "");
     site.standby.restart();

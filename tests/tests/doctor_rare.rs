@@ -28,10 +28,7 @@ fn away(site: &Site) {
 
 /// Serves with another configuration from now on.
 fn serve(site: &Site, config: &str) {
-    let mark = site.server.log().mark();
-    site.server.rewrite(config);
-    site.server.reload();
-    site.server.log().wait_for_after(mark, "\"reloaded\"");
+    site.server.reconfigure(config);
 }
 
 /// A process that stands still, and goes on when this is dropped.
