@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
+use nix::unistd::{Uid, User};
 use testbed::enrolment::{Inviting, inviting_daemon, join};
 use testbed::programs::pgtlsproxy;
 use testbed::{Disk, Pki, Scratch, Sidecar, StandIn, run};
@@ -22,13 +23,15 @@ fn site() -> (Pki, Sidecar) {
     (pki, daemon)
 }
 
-/// A `join` under umask 0 that can be killed.
-fn joining(dir: &Path, token: &str) -> Child {
+/// A `join` under this umask that can be killed.
+fn joining(umask: &str, dir: &Path, token: &str) -> Child {
     let mut command = Command::new("sh");
     command
-        .args(["-c", "umask 0; exec \"$0\" \"$@\""])
+        .arg("-c")
+        .arg(format!("umask {umask}; exec \"$0\" \"$@\""))
         .arg(pgtlsproxy())
-        .args(["join", token, "--listen", "127.0.0.1:0", "--dir"])
+        .args(["join", token, "--no-setup", "--listen", "127.0.0.1:0"])
+        .args(["--os-user", "postgres", "--dir"])
         .arg(dir);
     command
         .stdout(Stdio::null())
@@ -91,13 +94,13 @@ fn killed_at_any_moment_it_can_be_run_again() {
     );
     let token = inviting.token();
     let begin = Instant::now();
-    assert!(joining(first.path(), &token).wait().unwrap().success());
+    assert!(joining("0", first.path(), &token).wait().unwrap().success());
     let whole = begin.elapsed();
     for round in 0..ROUNDS {
         let (name, dir) = (format!("node{round}"), Scratch::new("killed"));
         let mut inviting = Inviting::start(&daemon, &pki, &name, &[]);
         let token = inviting.token();
-        let mut child = joining(dir.path(), &token);
+        let mut child = joining("0", dir.path(), &token);
         thread::sleep(whole.mul_f64(1.1 * f64::from(round) / f64::from(ROUNDS)));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -186,4 +189,29 @@ fn on_a_full_disk_nothing_is_written_and_the_way_out_is_said() {
         }
     }
     assert!(full > 3 && whole > 0, "{full} failed, {whole} did not");
+}
+
+#[test]
+fn under_a_strict_umask_the_os_user_of_the_daemon_gets_at_its_files() {
+    let (pki, daemon) = site();
+    let mut inviting = Inviting::start(&daemon, &pki, "db2", &[]);
+    let (token, above) = (inviting.token(), Scratch::new("etc"));
+    let dir = above.path().join("etc").join("pgtlsproxy");
+    let joined = joining("077", &dir, &token).wait().unwrap();
+    assert!(joined.success());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for directory in [dir.parent().unwrap(), &dir] {
+        assert_eq!(mode(directory), 0o755, "{}", directory.display());
+    }
+    for name in ["node.crt", "ca.crt", "ca.crl", CONFIG] {
+        assert_eq!(mode(&dir.join(name)), 0o644, "{name}");
+    }
+    let key = dir.join("node.key");
+    if Uid::effective().is_root() {
+        let postgres = User::from_name("postgres").unwrap().unwrap();
+        assert_eq!(fs::metadata(&key).unwrap().gid(), postgres.gid.as_raw());
+        assert_eq!(mode(&key), 0o640);
+    } else {
+        assert_eq!(mode(&key), 0o600);
+    }
 }

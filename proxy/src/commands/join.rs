@@ -26,6 +26,7 @@ pub(super) fn run(flags: JoinFlags) -> Result<ExitCode, Vec<Problem>> {
         listen: flags.listen,
         postgres: flags.postgres,
         socket_directory: flags.socket_dir,
+        os_user: flags.standby.os_user.clone(),
         force: flags.force,
     };
     let member = join.run(&token)?;

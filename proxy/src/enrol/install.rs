@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
-use nix::unistd::{Group, Uid};
+use nix::unistd::{Gid, Group, Uid, User};
 use tempfile::Builder;
 
 use super::{CONFIG, LOCK};
@@ -14,9 +14,6 @@ use crate::config::{Config, Source};
 use crate::problem::Problem;
 use crate::reload::{Checked, load};
 use crate::turn;
-
-/// The group that the daemon runs as, where packages made it.
-const GROUP: &str = "pgtlsproxy";
 
 /// In the order in which they are put in place: what a file names comes before it.
 pub(super) struct Files<'a> {
@@ -27,6 +24,8 @@ pub(super) struct Files<'a> {
     pub(super) config: &'a str,
     /// Those that the daemon writes in, with the mode where its group exists.
     pub(super) directories: [(&'a Path, u32); 2],
+    /// Whom the daemon runs as.
+    pub(super) os_user: &'a str,
 }
 
 pub(super) const KEY: &str = "node.key";
@@ -93,6 +92,7 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
         .permissions(Permissions::from_mode(0o700))
         .tempdir_in(directory)
         .map_err(failed)?;
+    let group = daemons_group(files.os_user);
     let contents = [
         files.key,
         files.certificate,
@@ -102,12 +102,13 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
     ];
     for (name, content) in NAMES.into_iter().zip(contents) {
         let secret = name == KEY;
-        write(&staging.path().join(name), content, secret).map_err(failed)?;
+        let reader = group.filter(|_| secret);
+        write(&staging.path().join(name), content, secret, reader).map_err(failed)?;
     }
     let checked = load(&Source::File(staging.path().join(CONFIG)))?;
     // Before the configuration, by which whoever manages services may start the daemon at once.
     for (path, mode) in files.directories {
-        make_for_daemon(path, mode).map_err(|problem| vec![problem])?;
+        make_for_daemon(path, mode, group).map_err(|problem| vec![problem])?;
     }
     for name in NAMES {
         fs::rename(staging.path().join(name), directory.join(name)).map_err(failed)?;
@@ -134,21 +135,30 @@ fn sweep(directory: &Path) {
     }
 }
 
-/// Makes a directory and those above it, if need be; nobody else may write into it, whatever the umask.
+/// Makes a directory and those above it, if need be. Whatever the umask, the daemon gets through, and nobody else may
+/// write there; one that has been there keeps its mode.
 fn make(directory: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = directory
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
-        .create(directory)
+        .create(directory)?;
+    for path in missing {
+        fs::set_permissions(path, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 /// Makes a directory that the daemon writes in; `mode` is for where its group exists.
-fn make_for_daemon(path: &Path, mode: u32) -> Result<(), Problem> {
+fn make_for_daemon(path: &Path, mode: u32, group: Option<Gid>) -> Result<(), Problem> {
     let made = || {
         make(path)?;
         let directory = File::open(path)?;
-        if let Some(group) = daemons_group() {
-            fchown(&directory, None, Some(group.gid.as_raw()))?;
+        if let Some(group) = group {
+            fchown(&directory, None, Some(group.as_raw()))?;
             directory.set_permissions(Permissions::from_mode(mode))?;
         }
         io::Result::Ok(())
@@ -163,7 +173,7 @@ fn make_for_daemon(path: &Path, mode: u32) -> Result<(), Problem> {
     })
 }
 
-fn write(path: &Path, content: &str, secret: bool) -> io::Result<()> {
+fn write(path: &Path, content: &str, secret: bool, reader: Option<Gid>) -> io::Result<()> {
     let mode = if secret { 0o600 } else { 0o644 };
     let mut file = File::options()
         .write(true)
@@ -173,17 +183,24 @@ fn write(path: &Path, content: &str, secret: bool) -> io::Result<()> {
     // The umask may have taken what the daemon needs.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content.as_bytes())?;
-    if let Some(group) = daemons_group().filter(|_| secret) {
+    if let Some(group) = reader {
         // PostgreSQL's own rule for a server key: 0640 where root owns it.
-        fchown(&file, None, Some(group.gid.as_raw()))?;
+        fchown(&file, None, Some(group.as_raw()))?;
         file.set_permissions(Permissions::from_mode(0o640))?;
     }
     file.sync_all()
 }
 
-fn daemons_group() -> Option<Group> {
+/// The group that the daemon runs as, if it exists and we may give files to it.
+fn daemons_group(os_user: &str) -> Option<Gid> {
     if !Uid::effective().is_root() {
         return None;
     }
-    Group::from_name(GROUP).ok().flatten()
+    let user = User::from_name(os_user).ok().flatten();
+    user.map(|user| user.gid).or_else(|| {
+        Group::from_name(os_user)
+            .ok()
+            .flatten()
+            .map(|group| group.gid)
+    })
 }

@@ -36,6 +36,8 @@ pub(crate) struct Join {
     pub(crate) postgres: String,
     /// The directory of the client tunnel's socket; None: the usual one.
     pub(crate) socket_directory: Option<PathBuf>,
+    /// Whom the daemon runs as.
+    pub(crate) os_user: String,
     pub(crate) force: bool,
 }
 
@@ -93,6 +95,7 @@ impl Join {
             config: &config,
             // PostgreSQL's OS user must get at the socket; who may speak is asked there.
             directories: [(&run, 0o775), (&state, 0o770)],
+            os_user: &self.os_user,
         };
         let checked = install(&self.directory, &files)?;
         let server_name = token.server_name.as_deref().unwrap_or(&inviter.host);
