@@ -22,10 +22,26 @@ const OURS: [&str; 2] = [
 pub(crate) struct Going<'a> {
     /// Whom they name.
     pub(crate) identities: &'a [IdentityPattern],
-    /// Only those that an invitation has written.
-    pub(crate) marked_only: bool,
+    pub(crate) which: Which,
     /// This node itself, as rules have it: what is left where the last one goes.
     pub(crate) own: Option<String>,
+}
+
+/// Which of the rules that name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    /// Those with an invitation's mark.
+    Marked,
+    /// What an invitation has added where there was none: to the first `[[server]]`, with its mark, or in a list, where
+    /// none can stand.
+    Added,
+}
+
+/// A rule where it stands.
+struct Found {
+    place: Range<usize>,
+    goes: bool,
 }
 
 /// Takes them out; how many they were.
@@ -55,57 +71,70 @@ pub(crate) fn without(text: &str, going: &Going<'_>) -> Result<(String, usize), 
         .into_iter()
         .flat_map(|servers| servers.iter());
     let (mut cuts, mut count) = (Vec::new(), 0);
-    for server in servers {
-        let (all, found) = match server.get("allow") {
-            Some(Item::ArrayOfTables(rules)) => {
-                let cuts = rules.iter().filter_map(|rule| {
+    for (index, server) in servers.enumerate() {
+        let allow = server.get("allow");
+        let found: Vec<Found> = match allow {
+            Some(Item::ArrayOfTables(rules)) => rules
+                .iter()
+                .filter_map(|rule| {
                     let place = place_of_table(text, rule)?;
-                    going
-                        .takes(rule.get("identity")?.as_str()?, &text[place.clone()])
-                        .then_some(place)
-                });
-                (rules.len(), cuts.collect::<Vec<_>>())
-            }
-            Some(Item::Value(Value::Array(rules))) => {
-                let cuts = rules.iter().filter_map(|rule| {
+                    let identity = rule.get("identity")?.as_str()?;
+                    let goes = going.takes(identity, index, Some(&text[place.clone()]));
+                    Some(Found { place, goes })
+                })
+                .collect(),
+            Some(Item::Value(Value::Array(rules))) => rules
+                .iter()
+                .filter_map(|rule| {
                     let identity = rule.as_inline_table()?.get("identity")?.as_str()?;
-                    going.takes(identity, "").then(|| rule.span()).flatten()
-                });
-                (rules.len(), cuts.collect())
-            }
+                    let goes = going.takes(identity, index, None);
+                    Some(Found {
+                        place: rule.span()?,
+                        goes,
+                    })
+                })
+                .collect(),
             _ => continue,
         };
-        count += found.len();
-        let inline = matches!(server.get("allow"), Some(Item::Value(_)));
-        for (index, place) in found.iter().enumerate() {
-            let instead = match (found.len() == all && index == 0, &going.own) {
-                (false, _) => String::new(),
-                (true, Some(own)) => nobody_else(own, inline),
-                (true, None) => {
-                    return Err("they are the last, without which any certificate of the CA would be let in".to_owned());
-                }
-            };
-            let place = match (inline, instead.is_empty()) {
-                (true, true) => with_comma(text, place.clone()),
-                (false, true) => with_blank_line(text, place.clone()),
-                (_, false) => place.clone(),
-            };
-            cuts.push((place, instead));
+        let listed = matches!(allow, Some(Item::Value(_)));
+        let mut places = if listed {
+            with_commas(text, &found)
+        } else {
+            with_blank_lines(text, &found)
+        };
+        count += places.len();
+        if places.len() == found.len()
+            && let Some(first) = found.first()
+        {
+            let own = going.own.as_ref().ok_or(
+                "they are the last, without which any certificate of the CA would be let in",
+            )?;
+            cuts.push((first.place.clone(), nobody_else(own, listed)));
+            places.remove(0);
         }
+        cuts.extend(places.into_iter().map(|place| (place, String::new())));
     }
     let mut new = text.to_owned();
     for (place, instead) in cuts.into_iter().rev() {
         new.replace_range(place, &instead);
     }
+    Document::parse(&*new).map_err(|error| format!("what would be left is not TOML: {error}"))?;
     Ok((new, count))
 }
 
 impl Going<'_> {
-    fn takes(&self, identity: &str, rule: &str) -> bool {
+    /// `server` counts from 0; `text` is that of a rule with a table of its own.
+    fn takes(&self, identity: &str, server: usize, text: Option<&str>) -> bool {
         let named = identity
             .parse()
             .is_ok_and(|pattern| self.identities.iter().any(|going| same(going, &pattern)));
-        named && (!self.marked_only || rule.starts_with(MARK))
+        let marked = text.map(|text| text.starts_with(MARK));
+        named
+            && match self.which {
+                Which::All => true,
+                Which::Marked => marked.unwrap_or(false),
+                Which::Added => server == 0 && marked.unwrap_or(true),
+            }
     }
 }
 
@@ -160,26 +189,43 @@ fn line_start(text: &str, at: usize) -> usize {
         .map_or(0, |at| at + 1)
 }
 
-/// Of two blank lines that would meet, one goes.
-fn with_blank_line(text: &str, place: Range<usize>) -> Range<usize> {
-    let (before, after) = (&text[..place.start], &text[place.end..]);
-    let meet = before.ends_with("\n\n") && (after.is_empty() || after.starts_with('\n'));
-    place.start - usize::from(meet)..place.end
+/// The places of those that go; of two blank lines that would meet, one goes too.
+fn with_blank_lines(text: &str, found: &[Found]) -> Vec<Range<usize>> {
+    let going = found.iter().filter(|rule| rule.goes);
+    going
+        .map(|Found { place, .. }| {
+            let (before, after) = (&text[..place.start], &text[place.end..]);
+            let meet = before.ends_with("\n\n") && (after.is_empty() || after.starts_with('\n'));
+            place.start - usize::from(meet)..place.end
+        })
+        .collect()
 }
 
-/// The comma behind it, or else the one before it, goes too.
-fn with_comma(text: &str, place: Range<usize>) -> Range<usize> {
-    let after = &text[place.end..];
-    let rest = after.trim_start();
-    if let Some(behind) = rest.strip_prefix(',') {
-        let kept = behind.trim_start_matches(' ').len();
-        return place.start..text.len() - kept;
+/// The places of those that go from a list, each with one comma: the one behind it, or the one before it where nothing
+/// stays up to the end of the list, and that has none behind its last.
+fn with_commas(text: &str, found: &[Found]) -> Vec<Range<usize>> {
+    let behind = |place: &Range<usize>| {
+        let rest = text[place.end..].trim_start().strip_prefix(',')?;
+        Some(text.len() - rest.trim_start_matches(' ').len())
+    };
+    let mut at_the_end = found
+        .last()
+        .is_some_and(|last| behind(&last.place).is_none());
+    let mut places = Vec::new();
+    for Found { place, goes } in found.iter().rev() {
+        at_the_end &= goes;
+        if !goes {
+            continue;
+        }
+        let before = || text[..place.start].trim_end().strip_suffix(',');
+        places.push(if at_the_end {
+            before().map_or(place.start, str::len)..place.end
+        } else {
+            place.start..behind(place).unwrap_or(place.end)
+        });
     }
-    let before = text[..place.start].trim_end();
-    match before.strip_suffix(',') {
-        Some(kept) => kept.len()..place.end,
-        None => place,
-    }
+    places.reverse();
+    places
 }
 
 #[cfg(test)]
@@ -188,10 +234,10 @@ mod tests {
 
     const TEXT: &str = "# ours\n[[server]]\nlisten = \"0.0.0.0:5443\" # all\n\n# Bob's, ask him\n[[server.allow]] # b\nidentity = \"cn:b\"\nfrom = [\n  \"10.0.0.0/8\", # home\n]\n# after b\n\n# Written by `pgtlsproxy invite`; it goes.\n[[server.allow]]\nidentity = \"cn:c\"\n\n[log]\nlevel = \"info\"\n";
 
-    fn going<'a>(identities: &'a [IdentityPattern], marked_only: bool) -> Going<'a> {
+    fn going<'a>(identities: &'a [IdentityPattern], which: Which) -> Going<'a> {
         Going {
             identities,
-            marked_only,
+            which,
             own: Some("cn:self".to_owned()),
         }
     }
@@ -202,29 +248,39 @@ mod tests {
 
     #[test]
     fn the_rule_goes_and_every_other_byte_stays() {
-        let (new, count) = without(TEXT, &going(&named(&["cn:b"]), false)).unwrap();
+        let (new, count) = without(TEXT, &going(&named(&["cn:b"]), Which::All)).unwrap();
         let rule =
             "[[server.allow]] # b\nidentity = \"cn:b\"\nfrom = [\n  \"10.0.0.0/8\", # home\n]\n";
         assert_eq!((new, count), (TEXT.replace(rule, ""), 1));
-        let (new, count) = without(TEXT, &going(&named(&["cn:c"]), false)).unwrap();
+        let (new, count) = without(TEXT, &going(&named(&["cn:c"]), Which::All)).unwrap();
         let rule =
             "\n# Written by `pgtlsproxy invite`; it goes.\n[[server.allow]]\nidentity = \"cn:c\"\n";
         assert_eq!((new, count), (TEXT.replace(rule, ""), 1));
         assert_eq!(
-            without(TEXT, &going(&named(&["cn:d", "dns:c"]), false)).unwrap(),
+            without(TEXT, &going(&named(&["cn:d", "dns:c"]), Which::All)).unwrap(),
             (TEXT.to_owned(), 0)
         );
     }
 
     #[test]
     fn with_an_invitation_only_its_own_rule_goes() {
-        assert_eq!(without(TEXT, &going(&named(&["cn:b"]), true)).unwrap().1, 0);
-        assert_eq!(without(TEXT, &going(&named(&["cn:c"]), true)).unwrap().1, 1);
+        assert_eq!(
+            without(TEXT, &going(&named(&["cn:b"]), Which::Marked))
+                .unwrap()
+                .1,
+            0
+        );
+        assert_eq!(
+            without(TEXT, &going(&named(&["cn:c"]), Which::Marked))
+                .unwrap()
+                .1,
+            1
+        );
     }
 
     #[test]
     fn without_its_last_rule_a_server_lets_nobody_new_in() {
-        let (new, count) = without(TEXT, &going(&named(&["cn:b", "cn:c"]), false)).unwrap();
+        let (new, count) = without(TEXT, &going(&named(&["cn:b", "cn:c"]), Which::All)).unwrap();
         assert_eq!(count, 2);
         assert!(
             new.contains("[[server.allow]]\nidentity = \"cn:self\"\n"),
@@ -233,7 +289,7 @@ mod tests {
         assert_eq!(new.matches("[[server.allow]]").count(), 1, "{new}");
         let last = Going {
             own: None,
-            ..going(&[], false)
+            ..going(&[], Which::All)
         };
         let all = named(&["cn:b", "cn:c"]);
         assert!(
@@ -249,27 +305,73 @@ mod tests {
     }
 
     #[test]
-    fn of_rules_on_one_line_one_goes() {
-        for (text, identity, expected) in [
-            (
-                "[[server]]\nallow = [{ identity = \"cn:a\" }, { identity = \"cn:b\" }] # x\n",
-                "cn:a",
-                "[[server]]\nallow = [{ identity = \"cn:b\" }] # x\n",
-            ),
-            (
-                "[[server]]\nallow = [{ identity = \"cn:a\" }, { identity = \"cn:b\" }]\n",
-                "cn:b",
-                "[[server]]\nallow = [{ identity = \"cn:a\" }]\n",
-            ),
-            (
-                "[[server]]\nallow = [{ identity = \"cn:a\" }]\n",
-                "cn:a",
-                "[[server]]\nallow = [{ identity = \"cn:self\" }]\n",
-            ),
+    fn of_rules_on_one_line_some_go() {
+        let list = |rules: &str| {
+            let rules: Vec<_> = rules
+                .chars()
+                .map(|name| format!("{{ identity = \"cn:{name}\" }}"))
+                .collect();
+            format!("[{}]", rules.join(", "))
+        };
+        for (before, identity, after) in [
+            ("ab", "cn:a", "b"),
+            ("ab", "cn:b", "a"),
+            ("bab", "cn:b", "a"),
+            ("abb", "cn:b", "a"),
+            ("bba", "cn:b", "a"),
+            ("abba", "cn:b", "aa"),
+            ("babb", "cn:b", "a"),
+            ("b", "cn:b", "s"),
+            ("bbb", "cn:b", "s"),
         ] {
-            let (new, count) = without(text, &going(&named(&[identity]), false)).unwrap();
-            assert_eq!((&*new, count), (expected, 1), "{identity}");
-            Document::parse(new).unwrap();
+            for comma in ["", ",", ", "] {
+                let text = |rules: &str| {
+                    let list = list(rules);
+                    format!(
+                        "[[server]]\nallow = {}{comma}]",
+                        list.strip_suffix(']').unwrap()
+                    )
+                };
+                let named = named(&[identity]);
+                let going = Going {
+                    own: Some("cn:s".to_owned()),
+                    ..going(&named, Which::All)
+                };
+                let (new, count) = without(&text(before), &going).unwrap();
+                let bare = |text: &str| text.replace(' ', "");
+                assert_eq!(bare(&new), bare(&text(after)), "{before}{comma}");
+                assert_eq!(count, before.matches(&identity[3..]).count());
+            }
         }
+    }
+
+    #[test]
+    fn an_interrupted_invitation_takes_only_what_it_added() {
+        let marked = format!("{MARK}; it goes.\n[[server.allow]]\nidentity = \"cn:b\"\n");
+        let by_hand = "[[server.allow]]\nidentity = \"cn:b\"\n";
+        let other = "[[server]]\n";
+        for (text, gone) in [
+            (format!("{other}{marked}{other}{by_hand}"), Some(&*marked)),
+            (format!("{other}{by_hand}"), None),
+        ] {
+            let named = named(&["cn:b"]);
+            let going = going(&named, Which::Added);
+            let (new, count) = without(&text, &going).unwrap();
+            assert_eq!(count, usize::from(gone.is_some()), "{new}");
+            assert!(new.ends_with(&format!("{other}{by_hand}")), "{new}");
+        }
+        let text = "[[server]]\nallow = [{ identity = \"cn:a\" }, { identity = \"cn:b\" }]\n";
+        assert_eq!(
+            without(text, &going(&named(&["cn:b"]), Which::Added))
+                .unwrap()
+                .1,
+            1
+        );
+        assert_eq!(
+            without(text, &going(&named(&["cn:b"]), Which::Marked))
+                .unwrap()
+                .1,
+            0
+        );
     }
 }

@@ -20,6 +20,7 @@ use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
+use super::dismiss::Which;
 use super::host::{endpoints, own, pin};
 use super::proof::{Prover, invitation_id, is_proof, prove};
 use super::rules::{self, Rule, Written};
@@ -216,7 +217,7 @@ impl Opened {
             ..
         } = &self.invite;
         if self.rule == Written::Added && !has_joined(pki, name)? {
-            take_rule_back(directory, &self.checked, name, false)?;
+            take_rule_back(directory, &self.checked, name, Which::Added)?;
         }
         Ok(())
     }

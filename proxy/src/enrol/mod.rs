@@ -20,7 +20,7 @@ use certs_tool::report::Failure;
 
 use crate::problem::Problem;
 
-pub(crate) use dismiss::{Going, dismiss, without};
+pub(crate) use dismiss::{Going, Which, dismiss, without};
 pub(crate) use host::own as rule_name;
 pub(crate) use invite::{Invite, Opened, control_socket, pending};
 pub(crate) use join::{Join, Member};

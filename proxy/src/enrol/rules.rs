@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::Path;
 
 use tempfile::Builder;
-use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value, value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, TableLike, Value, value};
 
 use super::{CONFIG, LOCK};
 use crate::config::Source;
@@ -66,7 +66,7 @@ pub(super) fn admit(
                 ),
                 why,
                 format!(
-                    "add it by hand: [[server.allow]] identity = \"{}\", then run this again",
+                    "write it there by hand ([[server.allow]] identity = \"{}\"), then run this again",
                     rule.identity
                 ),
             )
@@ -145,30 +145,24 @@ fn edit(text: &str, rule: &Rule, others: &[Rule]) -> Result<(String, bool), Stri
                     tables.push(table(other));
                 }
             }
-            let known = tables
-                .iter_mut()
-                .find(|table| is_of(table.get("identity"), rule));
-            match known {
-                Some(known) => {
-                    set(known, rule);
-                    false
-                }
-                None => {
-                    let mut new = table(rule);
-                    new.decor_mut().set_prefix(format!(
-                        "\n{MARK}; it goes with the invitation unless the node joins.\n"
-                    ));
-                    tables.push(new);
-                    true
-                }
+            let known = tables.iter_mut().map(|table| table as &mut dyn TableLike);
+            let known = change(known, rule, false)?;
+            if !known {
+                let mut new = table(rule);
+                new.decor_mut().set_prefix(format!(
+                    "\n{MARK}; it goes with the invitation unless the node joins.\n"
+                ));
+                tables.push(new);
             }
+            !known
         }
         Item::Value(Value::Array(rules)) => {
-            let known = rules.iter().any(|known| {
+            let known = rules.iter_mut().filter_map(|known| {
                 known
-                    .as_inline_table()
-                    .is_some_and(|known| is_identity(known, rule))
+                    .as_inline_table_mut()
+                    .map(|table| table as &mut dyn TableLike)
             });
+            let known = change(known, rule, true)?;
             if !known {
                 let others = if rules.is_empty() { others } else { &[] };
                 for rule in others.iter().chain([rule]) {
@@ -182,12 +176,31 @@ fn edit(text: &str, rule: &Rule, others: &[Rule]) -> Result<(String, bool), Stri
     Ok((document.to_string(), added))
 }
 
-fn is_of(identity: Option<&Item>, rule: &Rule) -> bool {
-    identity.and_then(Item::as_str) == Some(&*rule.identity)
-}
-
-fn is_identity(known: &InlineTable, rule: &Rule) -> bool {
-    known.get("identity").and_then(Value::as_str) == Some(&*rule.identity)
+/// Has the rules of this identity say what is wanted; whether there are any. One node may have several, for sessions of
+/// different kinds; where it comes from holds for all of them.
+fn change<'a>(
+    rules: impl Iterator<Item = &'a mut dyn TableLike>,
+    wanted: &Rule,
+    on_one_line: bool,
+) -> Result<bool, String> {
+    let mut known: Vec<_> = rules
+        .filter(|rule| {
+            rule.get("identity").and_then(Item::as_str) == Some(wanted.identity.as_str())
+        })
+        .collect();
+    if known.len() > 1 && (wanted.replication.is_some() || wanted.ordinary.is_some()) {
+        return Err(format!(
+            "{} has {} rules there, and --allow does not say which is meant: leave it out",
+            wanted.identity,
+            known.len()
+        ));
+    }
+    for rule in &mut known {
+        if set(*rule, wanted) && on_one_line {
+            rule.fmt(); // no comment can stand in it
+        }
+    }
+    Ok(!known.is_empty())
 }
 
 fn table(rule: &Rule) -> Table {
@@ -197,8 +210,10 @@ fn table(rule: &Rule) -> Table {
     table
 }
 
-fn set(table: &mut Table, rule: &Rule) {
+/// Whether that changed anything.
+fn set(table: &mut dyn TableLike, rule: &Rule) -> bool {
     let list = |list: &[String]| value(list.iter().collect::<Array>());
+    let mut changed = false;
     let mut put = |key: &str, item: Item| {
         // What says the same already keeps its form.
         let same = table
@@ -207,6 +222,7 @@ fn set(table: &mut Table, rule: &Rule) {
         if !same {
             table.insert(key, item);
         }
+        changed |= !same;
     };
     if let Some(from) = &rule.from {
         put("from", list(from));
@@ -217,6 +233,7 @@ fn set(table: &mut Table, rule: &Rule) {
     if let Some(ordinary) = rule.ordinary {
         put("ordinary", value(ordinary));
     }
+    changed
 }
 
 #[cfg(test)]
@@ -278,5 +295,27 @@ mod tests {
             "{new}"
         );
         assert!(edit("[[client]]\n", &Rule::of("cn:b".to_owned()), &[]).is_err());
+        let rule = Rule {
+            from: Some(vec!["10.0.0.0/8".to_owned()]),
+            ..Rule::of("cn:a".to_owned())
+        };
+        let expected = "[[server]]\nallow = [{ identity = \"cn:a\", from = [\"10.0.0.0/8\"] }]\n";
+        assert_eq!(edit(text, &rule, &[]).unwrap().0, expected);
+    }
+
+    #[test]
+    fn every_rule_of_the_node_is_bounded() {
+        let second = "\n[[server.allow]]\nidentity = \"cn:a\"\nreplication = []\nordinary = true\n";
+        let text = format!("{TEXT}{second}");
+        let mut rule = Rule {
+            from: Some(vec!["10.0.0.0/8".to_owned()]),
+            ..Rule::of("cn:a".to_owned())
+        };
+        let (new, added) = edit(&text, &rule, &[]).unwrap();
+        assert!(!added);
+        assert_eq!(new.matches("from = [\"10.0.0.0/8\"]").count(), 2, "{new}");
+        rule.ordinary = Some(false);
+        let why = edit(&text, &rule, &[]).unwrap_err();
+        assert!(why.contains("2 rules"), "{why}");
     }
 }

@@ -7,7 +7,7 @@ use certs_tool::profile::NodeName;
 use protocol::identity::IdentityPattern;
 
 use super::CONFIG;
-use super::dismiss::{Going, dismiss};
+use super::dismiss::{Going, Which, dismiss};
 use super::host::own;
 use super::invite::{control_socket, valid_names};
 use super::rules::MARK;
@@ -44,7 +44,7 @@ pub(crate) fn withdraw(
     let rules = if joined {
         0
     } else {
-        take_rule_back(directory, &checked, name, true)?
+        take_rule_back(directory, &checked, name, Which::Marked)?
     };
     Ok(Withdrawn {
         invitations,
@@ -64,12 +64,12 @@ pub(super) fn take_rule_back(
     directory: &Path,
     checked: &Checked,
     name: &NodeName,
-    marked_only: bool,
+    which: Which,
 ) -> Result<usize, Vec<Problem>> {
     let identities: Vec<IdentityPattern> = format!("cn:{name}").parse().into_iter().collect();
     let going = Going {
         identities: &identities,
-        marked_only,
+        which,
         own: own(checked.credentials.identity()),
     };
     let rules = dismiss(directory, &going)?;

@@ -13,7 +13,7 @@ use certs_tool::profile::NodeName;
 use certs_tool::report::Failure;
 
 use crate::config::Source;
-use crate::enrol::{Going, control_socket, dismiss, rule_name, without};
+use crate::enrol::{Going, Which, control_socket, dismiss, rule_name, without};
 use crate::problem::Problem;
 use crate::reload::{Checked, load};
 use certificates::Certificates;
@@ -175,7 +175,7 @@ impl Removal {
     fn going(&self) -> Going<'_> {
         Going {
             identities: &self.certificates.patterns,
-            marked_only: false,
+            which: Which::All,
             own: rule_name(self.checked.credentials.identity()),
         }
     }
