@@ -1,4 +1,5 @@
 //! What `pgtlsproxy status` tells is what PostgreSQL's own views tell, at both ends, without a login there.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -8,10 +9,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
+use testbed::postgres::psql;
 use testbed::programs::{client_tool, pgtlsproxy};
 use testbed::tunnel::{client_config, server_config};
-use testbed::{Link, Node, Pki, Scratch, Sidecar, Tunnel, run, wait_for, wait_until};
+use testbed::{Link, Node, Pki, Scratch, Sidecar, Tunnel, Wire, run, wait_for, wait_until};
 
 const PATIENCE: Duration = testbed::wait::PATIENCE;
 
@@ -293,9 +295,7 @@ fn status_is_one_screen_for_a_person() {
     let primary = Node::primary();
     let tunnel = Tunnel::to(&primary);
     let _standby = standby(&primary, &tunnel.conninfo());
-    let mut status = Command::new(pgtlsproxy());
-    let config = tunnel.server.dir().join("pgtlsproxy.toml");
-    let text = run(status.arg("status").arg("--config").arg(config)).unwrap();
+    let text = screen(&tunnel.server);
     for told in [
         "dns:standby.test",
         "physical",
@@ -311,6 +311,47 @@ fn status_is_one_screen_for_a_person() {
         "{text}"
     );
     assert!(!text.contains('\x1b'), "{text}");
+}
+
+fn screen(sidecar: &Sidecar) -> String {
+    let mut status = Command::new(pgtlsproxy());
+    let config = sidecar.dir().join("pgtlsproxy.toml");
+    run(status.arg("status").arg("--config").arg(config)).unwrap()
+}
+
+#[test]
+fn status_tells_failures_from_what_a_healthy_node_does_all_day() {
+    let primary = Node::primary();
+    let tunnel = Tunnel::to(&primary);
+    let _standby = standby(&primary, &tunnel.conninfo());
+    let over = |end: &str, key: &str| {
+        let ended = tunnel.server.status()["tunnels"][0]["ended"].clone();
+        let ended = ended.as_array().unwrap();
+        let ended = ended.iter().filter(|ended| ended["end"] == end);
+        ended.map(|ended| ended[key].as_u64().unwrap()).sum::<u64>()
+    };
+    // A health check, a client that thinks better of it, and a node that asks for the CRL and one that is told no.
+    drop(Wire::tcp(tunnel.server.address()));
+    Wire::tcp(tunnel.server.address()).send(&[0, 0, 0, 8]);
+    let node = tunnel.pki.issue("node");
+    let ask = |request| Wire::node(tunnel.server.address(), Some(&node)).ask_node(&request);
+    ask(json!({"verb": "crl", "crls": []}));
+    for end in ["silent", "left", "node"] {
+        wait_until("the ends to be counted", || over(end, "connections") == 1);
+    }
+    let text = screen(&tunnel.server);
+    assert!(
+        text.contains(" 1 live\n") && !text.contains("failed"),
+        "{text}"
+    );
+    let refused = ask(json!({"verb": "nonsense"}));
+    assert_eq!(refused["answer"], "refused", "{refused}");
+    psql(&tunnel.conninfo(), "select 1").unwrap_err();
+    wait_until("the failures to be counted", || {
+        over("node", "failed") == 1 && over("refused", "failed") == 1
+    });
+    let text = screen(&tunnel.server);
+    assert!(text.contains("1 live, 2 failed or refused\n"), "{text}");
 }
 
 #[test]

@@ -150,9 +150,9 @@ impl Scrape {
         out.counters("connections_accepted", None, help, accepted)?;
         let ended = tunnels().flat_map(|tunnel| {
             let ended = tunnel.tally.counts().into_iter();
-            ended.map(|(end, cause, count)| {
+            ended.map(|(end, cause, ends)| {
                 let labels = labels([("tunnel", &*tunnel.name), ("end", end), ("cause", cause)]);
-                (labels, count)
+                (labels, ends.connections)
             })
         });
         let help = "Connections that are over, by how they ended";

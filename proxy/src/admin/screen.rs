@@ -188,15 +188,10 @@ fn tunnel_line(tunnel: &Tunnel) -> String {
         tunnel.listen,
         tunnel.upstream.join(", ")
     );
-    let refused: u64 = tunnel
-        .ended
-        .iter()
-        .filter(|ended| ended.end != "finished")
-        .map(|ended| ended.connections)
-        .sum();
+    let failed: u64 = tunnel.ended.iter().map(|ended| ended.failed).sum();
     let mut right = format!("{} live", tunnel.sessions);
-    if refused > 0 {
-        let _ = write!(right, ", {refused} failed or refused");
+    if failed > 0 {
+        let _ = write!(right, ", {failed} failed or refused");
     }
     parted(&left, &right)
 }

@@ -79,6 +79,14 @@ pub(crate) struct Meaning {
     pub(crate) is_refusal: bool,
 }
 
+impl Meaning {
+    /// Whether somebody did not get what they came for. Health checks, questions of other nodes, drains and the like come
+    /// all day and are none.
+    pub(crate) fn is_failure(&self) -> bool {
+        self.level <= Level::WARN
+    }
+}
+
 impl End {
     pub(crate) fn meaning(&self) -> Meaning {
         let (level, label, may_flood) = match self {

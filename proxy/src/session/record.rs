@@ -168,7 +168,7 @@ impl SessionRecord {
             let watch = watched.lock();
             watch.stream().is_some_and(|stream| stream.backup.is_none())
         });
-        let failed = meaning.level <= Level::WARN;
+        let failed = meaning.is_failure();
         if !streamed && !failed {
             return;
         }

@@ -37,13 +37,21 @@ const SESSIONS: [f64; 10] = [
 pub(crate) struct Tally {
     accepted: AtomicU64,
     opened: AtomicU64,
-    ends: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    ends: Mutex<BTreeMap<(&'static str, &'static str), Ends>>,
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     /// Of sessions that are over.
     past: Mutex<Totals>,
     /// Seconds that TLS handshakes took.
     pub(crate) handshakes: Histogram,
     sessions: Mutex<BTreeMap<&'static str, Histogram>>,
+}
+
+/// Connections that ended in one way.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Ends {
+    pub(crate) connections: u64,
+    /// Of these.
+    pub(crate) failed: u64,
 }
 
 /// What sessions moved.
@@ -113,9 +121,12 @@ impl Tally {
     /// A connection is over; `kind` is what it asked for.
     pub(super) fn end(&self, end: &End, kind: Option<&'static str>, after: Duration) {
         let meaning = end.meaning();
-        *lock(&self.ends)
-            .entry((meaning.label, end.cause()))
-            .or_default() += 1;
+        {
+            let mut ends = lock(&self.ends);
+            let so = ends.entry((meaning.label, end.cause())).or_default();
+            so.connections += 1;
+            so.failed += u64::from(meaning.is_failure());
+        }
         if meaning.is_refusal {
             *lock(&self.refusals).entry(end.cause()).or_default() += 1;
         }
@@ -146,10 +157,10 @@ impl Tally {
     }
 
     /// Label, cause, and how many ended so.
-    pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+    pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, Ends)> {
         let ends = lock(&self.ends);
         ends.iter()
-            .map(|((label, cause), count)| (*label, *cause, *count))
+            .map(|((label, cause), ends)| (*label, *cause, *ends))
             .collect()
     }
 

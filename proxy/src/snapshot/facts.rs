@@ -194,10 +194,11 @@ fn tunnel(facts: &TunnelFacts, settings: &Settings, sessions: Option<usize>) -> 
         .tally
         .counts()
         .into_iter()
-        .map(|(end, cause, connections)| Ended {
+        .map(|(end, cause, ends)| Ended {
             end: end.to_owned(),
             cause: cause.to_owned(),
-            connections,
+            connections: ends.connections,
+            failed: ends.failed,
         });
     let ends = facts.lately.ends();
     Tunnel {

@@ -74,6 +74,9 @@ pub(crate) struct Ended {
     /// The id of the problem, or `end` again.
     pub(crate) cause: String,
     pub(crate) connections: u64,
+    /// How many of them did not get what they came for.
+    #[serde(default)]
+    pub(crate) failed: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

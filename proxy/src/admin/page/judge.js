@@ -25,13 +25,10 @@ const RANK = { good: 0, unknown: 1, warn: 2, bad: 3 };
 const worst = (states) => states.reduce((one, other) => (RANK[other] > RANK[one] ? other : one), "good");
 
 // Connections of a tunnel that are over: in order, and not.
-const ORDERLY = ["finished", "stopped", "cancelled", "silent", "left", "node"];
 export function ended(tunnel) {
-  const sum = (orderly) =>
-    tunnel.ended
-      .filter(({ end }) => ORDERLY.includes(end) === orderly)
-      .reduce((count, one) => count + one.connections, 0);
-  return { orderly: sum(true), failed: sum(false) };
+  const sum = (what) => tunnel.ended.reduce((count, one) => count + one[what], 0);
+  const failed = sum("failed");
+  return { orderly: sum("connections") - failed, failed };
 }
 
 // The first of the three that is late tells where it hangs; `near`: whether we stand beside the standby.
