@@ -4,17 +4,21 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use testbed::postgres::psql;
+use testbed::programs::client_tool;
 use testbed::scrape::{free_address, get};
 use testbed::tunnel::{client_config, server_config};
 use testbed::watched::{standby, status};
 use testbed::wire::{replication_startup, startup};
-use testbed::{Node, Pki, Scrape, Sidecar, StandIn, Stop, Watched, Wire, wait_for, wait_until};
+use testbed::{
+    Node, Pki, Scrape, Scratch, Sidecar, StandIn, Stop, Watched, Wire, wait_for, wait_until,
+};
 
 const PATIENCE: std::time::Duration = testbed::wait::PATIENCE;
 
@@ -213,6 +217,10 @@ fn two_hundred_certificate_names_make_no_series_of_their_own() {
         wire.send(&replication_startup());
         (wire, identity)
     };
+    let names = [0, 1].map(|tunnel: usize| {
+        let name = status(at)["tunnels"][tunnel]["name"].clone();
+        name.as_str().unwrap().to_owned()
+    });
     let mut held = Vec::new();
     let mut admitted = |address: SocketAddr, name: &str| {
         let (mut wire, identity) = enter(address, name);
@@ -267,6 +275,16 @@ fn two_hundred_certificate_names_make_no_series_of_their_own() {
         (named("other"), named("cn:known")),
         (Some(200.0), Some(1.0))
     );
+    // Whose stream ends is at 0, with a name or without, and not gone: an alarm can be had of it.
+    let streams = |tunnel, identity| {
+        last.sum(
+            "pgtlsproxy_streams",
+            &[("tunnel", tunnel), ("identity", identity)],
+        )
+    };
+    assert_eq!(streams(&*names[0], "other"), Some(0.0));
+    assert_eq!(streams(&*names[1], "cn:known"), Some(0.0));
+    assert_eq!(streams(&*names[1], "other"), None);
     // The snapshot, which comes in pieces, has them all, the oldest first.
     let told = status(at);
     let sessions = told["sessions"].as_array().unwrap();
@@ -275,6 +293,43 @@ fn two_hundred_certificate_names_make_no_series_of_their_own() {
     let strangers = (0..200).map(|number| format!("dns:stranger{number}.test"));
     let expected = ["dns:known.test".to_owned()].into_iter().chain(strangers);
     assert_eq!(told, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn what_a_base_backup_streams_is_not_missed_when_it_ends() {
+    let primary = Node::primary();
+    let watched = Watched::to(&primary);
+    let conninfo = watched.tunnel.conninfo();
+    // Told by its name, or by the slot that it makes for itself.
+    let renamed = format!("{conninfo} application_name=nightly");
+    for (conninfo, more) in [
+        (&conninfo, "--no-slot"),
+        (&renamed, "--no-verify-checksums"),
+    ] {
+        let dir = Scratch::new("copy");
+        let mut backup = Command::new(client_tool("pg_basebackup"));
+        backup.args(["-c", "fast", "-r", "8M", more, "-d", conninfo, "-D"]);
+        let mut backup = backup.arg(dir.path().join("data")).spawn().unwrap();
+        for (end, at) in watched.ends() {
+            let of_backup = [("kind", "basebackup"), ("state", "streaming")];
+            wait_until("the backup to stream its WAL", || {
+                Scrape::of(at).sum("pgtlsproxy_sessions", &of_backup) == Some(1.0)
+            });
+            let scrape = Scrape::of(at);
+            let streams = scrape.sum("pgtlsproxy_streams", &[]);
+            assert_eq!(streams, Some(0.0), "{end}: {}", scrape.text);
+            let ready = testbed::scrape::answer(at, "/readyz?replication");
+            assert!(ready.contains("[O11]"), "{end}: {ready}");
+        }
+        assert!(backup.wait().unwrap().success());
+        for (end, at) in watched.ends() {
+            wait_until("its sessions to end", || {
+                Scrape::of(at).sum("pgtlsproxy_sessions", &[]).is_none()
+            });
+            let tunnel = &status(at)["tunnels"][0];
+            assert!(tunnel["last_stream"].is_null(), "{end}: {tunnel}");
+        }
+    }
 }
 
 #[test]

@@ -237,11 +237,11 @@ fn each_alert_fires_and_keeps_silent_in_its_cases_and_says_what_to_do() {
         run(Command::new(promtool()).current_dir(&dir).args(arguments)).unwrap()
     };
     promtool(["check", "rules", "alerts.yml"]);
-    promtool(["test", "rules", "alerts_test.yml"]);
-    let (rules, cases) = (
-        contrib("prometheus/alerts.yml"),
-        contrib("prometheus/alerts_test.yml"),
-    );
+    let cases = ["alerts_test.yml", "streams_test.yml"].map(|file| {
+        promtool(["test", "rules", file]);
+        contrib(&format!("prometheus/{file}"))
+    });
+    let (rules, cases) = (contrib("prometheus/alerts.yml"), cases.concat());
     let mut alerts = rules.split("- alert: ").skip(1);
     let mut count = 0;
     alerts.by_ref().for_each(|alert| {

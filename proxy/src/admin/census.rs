@@ -43,7 +43,7 @@ pub(super) struct Census {
 struct Peer {
     /// By kind and state.
     sessions: [[u64; STATES.len()]; Kind::ALL.len()],
-    /// Those that stream.
+    /// Those that stream, and not for a base backup: when it is over nobody misses them.
     streaming: u64,
     /// By kind.
     streams: [Option<Worst>; Kind::ALL.len()],
@@ -118,15 +118,15 @@ impl Census {
         let watch = watch.as_deref();
         self.totals += Totals::seen(live, watch);
         let stream = watch.and_then(|watch| watch.stream());
-        let kind = Kind::of(live.about.startup.replication(), stream) as usize;
+        let kind = Kind::of(&live.about.startup, stream);
         let activity = watch.map(|watch| watch.activity());
         let Some(peer) = self.peers.get_mut(place) else {
             return;
         };
-        peer.sessions[kind][state(activity)] += 1;
+        peer.sessions[kind as usize][state(activity)] += 1;
         if let (Some(Activity::Streaming), Some(stream)) = (activity, stream) {
-            peer.streaming += 1;
-            peer.streams[kind]
+            peer.streaming += u64::from(kind != Kind::BaseBackup);
+            peer.streams[kind as usize]
                 .get_or_insert_default()
                 .take(stream, clock);
         }
@@ -149,9 +149,10 @@ impl Census {
         })
     }
 
-    /// How many sessions stream, by identity; 0 for a name of the configuration without one.
+    /// How many sessions stream, by identity; 0 for a name of the configuration without one, and for `other` where it has
+    /// no names: a series that is gone cannot be told to be 0.
     pub(super) fn streaming(&self) -> impl Iterator<Item = (&str, u64)> {
-        let configured = self.peers.len() - 1;
+        let configured = (self.peers.len() - 1).max(1);
         let peers = self.peers().enumerate();
         peers
             .filter(move |(place, (_, peer))| *place < configured || peer.streaming > 0)

@@ -138,7 +138,7 @@ impl Scrape {
         out.gauges(
             "streams",
             None,
-            "Sessions that stream now; 0 for a configured name without one",
+            "Sessions that stream now and are to go on, not those of base backups; 0 for a configured name without one",
             streaming,
         )
     }

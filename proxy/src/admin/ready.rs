@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use protocol::watch::Activity;
 
-use crate::snapshot::Facts;
+use crate::snapshot::{Facts, Kind};
 
 /// Everything that is missing, a line each; empty: ready. `now` is in Unix seconds.
 pub(super) fn missing(facts: &Facts, closing: bool, replication: bool, now: i64) -> String {
@@ -38,9 +38,13 @@ fn lapsed(facts: &Facts, now: i64) -> BTreeMap<String, Vec<String>> {
 }
 
 fn streams(facts: &Facts) -> bool {
-    let live = facts.registry.all();
-    let mut watched = live.iter().filter_map(|live| live.watched.as_ref());
-    watched.any(|watched| watched.lock().activity() == Activity::Streaming)
+    facts.registry.all().iter().any(|live| {
+        live.watched.as_ref().is_some_and(|watched| {
+            let watch = watched.lock();
+            watch.activity() == Activity::Streaming
+                && Kind::of(&live.about.startup, watch.stream()) != Kind::BaseBackup
+        })
+    })
 }
 
 fn no_stream(facts: &Facts) -> String {

@@ -18,7 +18,7 @@ use super::registry::Live;
 use super::tally::Tally;
 use crate::flood::Flood;
 use crate::net::Peer;
-use crate::snapshot::serial;
+use crate::snapshot::{self, serial};
 use crate::tls::{PeerCertificate, SessionId};
 
 /// Collects what is known of one connection; finished once.
@@ -163,10 +163,12 @@ impl SessionRecord {
 
     /// For whoever asks later why nothing flows.
     fn remember(&self, end: &End, meaning: &Meaning) {
-        let watched = self.live.as_ref().and_then(|live| live.watched.as_ref());
-        let streamed = watched.is_some_and(|watched| {
-            let watch = watched.lock();
-            watch.stream().is_some_and(|stream| stream.backup.is_none())
+        let streamed = self.live.as_ref().is_some_and(|live| {
+            let watch = live.watched.as_ref().map(|watched| watched.lock());
+            let stream = watch.as_ref().and_then(|watch| watch.stream());
+            // Nobody misses what served a base backup.
+            let kind = snapshot::Kind::of(&live.about.startup, stream);
+            stream.is_some() && kind != snapshot::Kind::BaseBackup
         });
         let failed = meaning.is_failure();
         if !streamed && !failed {

@@ -11,7 +11,7 @@ use protocol::hex::Hex;
 use protocol::identity::Identity;
 use protocol::lag::Confirmed;
 use protocol::replication::{Clock, Lsn};
-use protocol::startup::Replication;
+use protocol::startup::{Replication, StartupMessage};
 use protocol::watch::{Activity, Backup, Stream, Watch};
 use tokio::sync::watch;
 
@@ -120,7 +120,7 @@ pub(crate) fn session(live: &Live, Moment { at, clock }: Moment) -> Session<'_> 
         .or_else(|| far.map(|far| &*far.certificate));
     let identity = certificate.map(|certificate| &certificate.identity);
     let replication = about.startup.replication();
-    let seen = Seen::take(live, replication, clock);
+    let seen = Seen::take(live, clock);
     let rates = live.meter.rates();
     Session {
         id: id(live),
@@ -166,12 +166,12 @@ struct Seen {
 }
 
 impl Seen {
-    fn take(live: &Live, replication: Replication, clock: Clock) -> Self {
+    fn take(live: &Live, clock: Clock) -> Self {
         let watch = live.watched.as_ref().map(|watched| watched.lock());
         let watch = watch.as_deref();
         let stream = watch.and_then(Watch::stream);
         Self {
-            kind: Kind::of(replication, stream),
+            kind: Kind::of(&live.about.startup, stream),
             activity: watch.map(activity),
             version: watch.and_then(Watch::version),
             not_understood: watch.map(Watch::not_understood),
@@ -243,10 +243,11 @@ impl Kind {
         Self::Physical,
     ];
 
-    /// As its startup says, until it asks for a base backup.
-    pub(crate) fn of(replication: Replication, stream: Option<&Stream>) -> Self {
-        match replication {
+    /// As its startup says, unless it serves a base backup.
+    pub(crate) fn of(startup: &StartupMessage, stream: Option<&Stream>) -> Self {
+        match startup.replication() {
             _ if stream.is_some_and(|stream| stream.backup.is_some()) => Self::BaseBackup,
+            Replication::Physical if streams_for_a_backup(startup, stream) => Self::BaseBackup,
             Replication::Physical => Self::Physical,
             Replication::Logical => Self::Logical,
             Replication::None => Self::Ordinary,
@@ -261,6 +262,16 @@ impl Kind {
             Self::Physical => "physical",
         }
     }
+}
+
+/// Whether it is pg_basebackup's second connection, which brings the WAL that is written meanwhile and ends with it: by
+/// what libpq calls it, or by the slot that it makes for itself (10 and later).
+fn streams_for_a_backup(startup: &StartupMessage, stream: Option<&Stream>) -> bool {
+    let named = startup.application_names().last();
+    let slot = stream.and_then(|stream| stream.slot.as_deref());
+    let number = slot.and_then(|slot| slot.strip_prefix("pg_basebackup_"));
+    named.is_some_and(|name| name == b"pg_basebackup")
+        || number.is_some_and(|pid| pid.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 fn activity(watch: &Watch) -> &'static str {

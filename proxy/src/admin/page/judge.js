@@ -11,13 +11,14 @@ const RECENT = 600;
 const DAY = 86400;
 
 export const LAGS = ["write", "flush", "apply"];
-const REPLICATING = ["physical", "logical"];
+const REPLICATING = ["physical", "logical", "basebackup"];
 
 export const keyOf = (session) => `${session.tunnel} ${session.id ?? session.peer}`;
 export const nameOf = (session) => session.identity ?? session.peer;
 export const isCopy = (session) => session.activity === "basebackup";
-export const isStream = (session) => session.activity === "streaming";
-export const replicates = (session) => isCopy(session) || isStream(session) || REPLICATING.includes(session.kind);
+// One of kind basebackup brings the WAL of a copy, and ends with it.
+export const isStream = (session) => session.activity === "streaming" && session.kind !== "basebackup";
+export const replicates = (session) => REPLICATING.includes(session.kind);
 export const rateOf = (session) => session.rate_to_upstream + session.rate_to_downstream;
 export const lagOf = (session, which) => session.replication?.[`${which}_lag`] ?? { bytes: null, seconds: null };
 

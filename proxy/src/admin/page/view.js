@@ -114,6 +114,7 @@ const shapeOf = (session) => (isCopy(session) || session.basebackup ? "copy" : s
 
 function stateOf(session, late) {
   if (isCopy(session)) return { state: "good", words: "Base backup" };
+  if (session.activity === "streaming" && !isStream(session)) return { state: "good", words: "WAL of a base backup" };
   if (!isStream(session)) return { state: "unknown", words: `${session.kind}, idle` };
   if (late.first) return { state: "warn", words: `Streaming, ${lasting(late.top.seconds)} behind` };
   return { state: "good", words: "Streaming" };
