@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use testbed::postgres::psql;
-use testbed::programs::promtool;
+use testbed::programs::{pgtlsproxy, promtool};
 use testbed::scrape::Family;
-use testbed::{Node, Scrape, Scratch, Watched, Wire, run, wait_until};
+use testbed::{Node, Scrape, Scratch, Watched, Wire, run, wait_until, watched};
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -258,4 +258,49 @@ fn each_alert_fires_and_keeps_silent_in_its_cases_and_says_what_to_do() {
         count += 1;
     });
     assert!(count >= 15, "{count}");
+}
+
+#[test]
+fn each_command_that_an_alert_names_runs() {
+    let primary = Node::primary();
+    let watched = Watched::to(&primary);
+    let standby = watched::standby(&primary, &watched.tunnel.conninfo());
+    let rules = contrib("prometheus/alerts.yml");
+    let commands = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("command: \"")?.strip_suffix('"'))
+        .flat_map(|line| line.split("; "))
+        .map(|command| {
+            let place = [" on both hosts", " on the standby"];
+            let there = place.iter().find_map(|place| command.strip_suffix(place));
+            there.unwrap_or(command)
+        });
+    let commands: BTreeSet<_> = commands.collect();
+    assert!(commands.len() >= 10, "{commands:?}");
+    for command in commands {
+        let (program, arguments) = command.split_once(' ').unwrap();
+        let arguments = arguments.split(' ');
+        match program {
+            "pgtlsproxy" => {
+                let mut run = Command::new(pgtlsproxy());
+                let file = watched.tunnel.server.dir().join("pgtlsproxy.toml");
+                run.args(arguments).arg("--config").arg(file);
+                let said = run.output().unwrap();
+                // What is well in a test and what is not is not asked here; 2 is wrong usage.
+                let usage = matches!(said.status.code(), None | Some(2));
+                assert!(!usage, "{command}: {said:?}");
+            }
+            "certs-tool" => {
+                let arguments: Vec<_> = arguments.collect();
+                watched.tunnel.pki.certs_tool(&arguments).unwrap();
+            }
+            "psql" => {
+                let query = command.strip_prefix("psql -c '").unwrap();
+                standby.query(query.strip_suffix('\'').unwrap());
+            }
+            // The machine's own.
+            "systemctl" | "journalctl" | "ss" => {}
+            unknown => panic!("nobody runs {unknown}: {command}"),
+        }
+    }
 }
