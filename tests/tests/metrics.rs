@@ -4,21 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use testbed::postgres::psql;
-use testbed::programs::client_tool;
 use testbed::scrape::{free_address, get};
 use testbed::tunnel::{client_config, server_config};
 use testbed::watched::{standby, status};
 use testbed::wire::{replication_startup, startup};
-use testbed::{
-    Node, Pki, Scrape, Scratch, Sidecar, StandIn, Stop, Watched, Wire, wait_for, wait_until,
-};
+use testbed::{Node, Pki, Scrape, Sidecar, StandIn, Stop, Watched, Wire, wait_for, wait_until};
 
 const PATIENCE: std::time::Duration = testbed::wait::PATIENCE;
 
@@ -296,43 +292,6 @@ fn two_hundred_certificate_names_make_no_series_of_their_own() {
 }
 
 #[test]
-fn what_a_base_backup_streams_is_not_missed_when_it_ends() {
-    let primary = Node::primary();
-    let watched = Watched::to(&primary);
-    let conninfo = watched.tunnel.conninfo();
-    // Told by its name, or by the slot that it makes for itself.
-    let renamed = format!("{conninfo} application_name=nightly");
-    for (conninfo, more) in [
-        (&conninfo, "--no-slot"),
-        (&renamed, "--no-verify-checksums"),
-    ] {
-        let dir = Scratch::new("copy");
-        let mut backup = Command::new(client_tool("pg_basebackup"));
-        backup.args(["-c", "fast", "-r", "8M", more, "-d", conninfo, "-D"]);
-        let mut backup = backup.arg(dir.path().join("data")).spawn().unwrap();
-        for (end, at) in watched.ends() {
-            let of_backup = [("kind", "basebackup"), ("state", "streaming")];
-            wait_until("the backup to stream its WAL", || {
-                Scrape::of(at).sum("pgtlsproxy_sessions", &of_backup) == Some(1.0)
-            });
-            let scrape = Scrape::of(at);
-            let streams = scrape.sum("pgtlsproxy_streams", &[]);
-            assert_eq!(streams, Some(0.0), "{end}: {}", scrape.text);
-            let ready = testbed::scrape::answer(at, "/readyz?replication");
-            assert!(ready.contains("[O11]"), "{end}: {ready}");
-        }
-        assert!(backup.wait().unwrap().success());
-        for (end, at) in watched.ends() {
-            wait_until("its sessions to end", || {
-                Scrape::of(at).sum("pgtlsproxy_sessions", &[]).is_none()
-            });
-            let tunnel = &status(at)["tunnels"][0];
-            assert!(tunnel["last_stream"].is_null(), "{end}: {tunnel}");
-        }
-    }
-}
-
-#[test]
 fn what_the_observer_gives_up_on_is_counted_past_the_session() {
     let (pki, stand_in, at) = (Pki::new(), StandIn::new(), free_address());
     let admin = format!("[admin]\nlisten = \"{at}\"\n");
@@ -394,30 +353,6 @@ fn reload_and_its_failure_are_told() {
         successful(&Scrape::of(at)) == Some(1.0)
     });
     assert!(loaded(&Scrape::of(at)) >= loaded(&began));
-}
-
-#[test]
-fn process_figures_are_those_of_the_kernel() {
-    let primary = Node::primary();
-    let watched = Watched::to(&primary);
-    let server = &watched.tunnel.server;
-    let scrape = Scrape::of(watched.server);
-    let told = |name| scrape.sum(name, &[]).unwrap();
-    let memory = server.rss_kib() as f64 * 1024.0;
-    let ratio = told("process_resident_memory_bytes") / memory;
-    assert!((0.7..1.4).contains(&ratio), "{ratio}");
-    assert!((told("process_cpu_seconds_total") - server.cpu_seconds()).abs() < 0.5);
-    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid()))
-        .unwrap()
-        .count() as f64;
-    assert!((told("process_open_fds") - open).abs() < 5.0, "{open}");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
-    let soft = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .unwrap();
-    let soft: f64 = soft.split_whitespace().nth(3).unwrap().parse().unwrap();
-    assert!((told("process_max_fds") - soft).abs() < 0.5);
 }
 
 #[test]
