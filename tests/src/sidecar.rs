@@ -49,6 +49,21 @@ impl Sidecar {
         Self::start(name, dir, command, config)
     }
 
+    /// As [`Sidecar::run`], with the /proc of a service that has `ProcSubset=pid`; none where only root could.
+    #[track_caller]
+    pub fn run_as_a_service_sees_proc(name: &str, config: &str) -> Option<Self> {
+        let within = |script: &str| {
+            let script = format!("mount -t proc -o subset=pid none /proc && {script}");
+            let mut command = mortal("unshare", "KILL");
+            command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+            command
+        };
+        run(&mut within("true")).ok()?;
+        let mut command = within("exec \"$0\" \"$@\"");
+        command.arg(pgtlsproxy());
+        Some(Self::start(name, Scratch::new(name), command, config))
+    }
+
     /// Starts `pgtlsproxy run` in a directory that has a configuration already, which gets a log to be read by field.
     #[track_caller]
     pub fn run_there(name: &str, dir: Scratch) -> Self {

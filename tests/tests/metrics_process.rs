@@ -1,7 +1,15 @@
 //! What the process tells of itself is what the kernel says, and all of it under the unit that comes with it.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and one that cannot be run says so"
+)]
 
-use testbed::{Node, Scrape, Watched};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use testbed::scrape::free_address;
+use testbed::tunnel::server_config;
+use testbed::{Node, Pki, Scrape, Sidecar, StandIn, Watched};
 
 #[test]
 fn process_figures_are_those_of_the_kernel() {
@@ -25,4 +33,35 @@ fn process_figures_are_those_of_the_kernel() {
         .unwrap();
     let soft: f64 = soft.split_whitespace().nth(3).unwrap().parse().unwrap();
     assert!((told("process_max_fds") - soft).abs() < 0.5);
+}
+
+#[test]
+fn all_process_figures_are_told_under_the_unit() {
+    let unit = include_str!("../../proxy/src/setup/pgtlsproxy.service");
+    assert!(unit.contains("\nProcSubset=pid\n"));
+    let (pki, stand_in, at) = (Pki::new(), StandIn::new(), free_address());
+    let admin = format!("[admin]\nlisten = \"{at}\"\n");
+    let config = server_config(&pki.issue("primary"), stand_in.upstream(), &admin);
+    let before = unix_now();
+    let Some(_server) = Sidecar::run_as_a_service_sees_proc("server", &config) else {
+        println!("left out: mounts need root");
+        return;
+    };
+    let scrape = Scrape::of(at);
+    let empty: Vec<_> = scrape
+        .families
+        .iter()
+        .filter(|(name, family)| name.starts_with("process_") && family.samples == 0)
+        .collect();
+    assert!(empty.is_empty(), "{empty:?}");
+    let started = scrape.sum("process_start_time_seconds", &[]).unwrap();
+    assert!(
+        (before - 1.0..=unix_now()).contains(&started),
+        "{started}, and it was {before}"
+    );
+}
+
+fn unix_now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap().as_secs_f64()
 }

@@ -31,7 +31,7 @@ pub(super) async fn text(facts: &Facts) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     let ours = registry.sub_registry_with_prefix("pgtlsproxy");
     ours.register_collector(Box::new(scrape));
-    registry.register_collector(Box::new(Process::read()));
+    registry.register_collector(Box::new(Process::read(facts.started)));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(text)
