@@ -11,48 +11,115 @@ use std::path::Path;
 use std::process::Command;
 
 use testbed::postgres::psql_of;
-use testbed::programs::{psql_with_tls, sshd};
+use testbed::programs::{pgtlsproxy, psql_with_tls, sshd};
+use testbed::site::doctor;
 use testbed::wait::wait_until;
 use testbed::{
     Identity, Node, Pki, Scratch, Sidecar, Tool, as_postgres, give_to_postgres, postgres_user,
     reserve_port, run,
 };
 
-/// The flags of a command of the page, by its first words.
-fn flags(section: &str, command: &str) -> Vec<String> {
-    let page = include_str!("../../docs/migrating.md").replace("\\\n", " ");
-    let (_, part) = page.split_once(&format!("## {section}\n")).unwrap();
-    let line = part
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("    pgtlsproxy {command} ")));
-    line.unwrap()
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect()
+/// A section of the page.
+fn section(title: &str) -> &'static str {
+    let page = include_str!("../../docs/migrating.md");
+    let (_, part) = page.split_once(&format!("## {title}\n")).unwrap();
+    part.split("\n## ").next().unwrap()
 }
 
-/// The command with these words of its page replaced.
-fn start(section: &str, command: &str, identity: &Identity, words: &[(&str, &str)]) -> Sidecar {
-    let path = |path: &Path| path.display().to_string();
-    let (cert, key, ca) = (
-        path(&identity.cert),
-        path(&identity.key),
-        path(&identity.ca),
-    );
-    let flags = flags(section, command);
-    let flags: Vec<&str> = flags
-        .iter()
-        .map(|flag| match flag.as_str() {
-            flag if flag.ends_with("ca.crt") => &ca,
-            flag if flag.ends_with(".crt") => &cert,
-            flag if flag.ends_with(".key") => &key,
-            flag => words
-                .iter()
-                .find(|(page, _)| *page == flag)
-                .map_or(flag, |(_, here)| here),
-        })
-        .collect();
-    Sidecar::with_flags(command, &flags)
+/// What the section's block has that holds these words: `toml`, `ini`, or an indented one.
+fn block(title: &str, holds: &str) -> &'static str {
+    let blocks = section(title).split("```").skip(1).step_by(2);
+    let mut blocks = blocks.filter_map(|block| Some(block.split_once('\n')?.1));
+    blocks.find(|block| block.contains(holds)).unwrap()
+}
+
+const STUNNEL: &str = "From stunnel";
+const TLS: &str = "From PostgreSQL's own TLS";
+
+/// A host of the page: where its sockets are, and the file that the page has for it, with what is another here.
+struct Host {
+    run: Scratch,
+    identity: Identity,
+    sidecar: Option<Sidecar>,
+}
+
+impl Host {
+    fn new(identity: &Identity) -> Self {
+        let run = Scratch::new("run");
+        Self {
+            run,
+            identity: identity.clone(),
+            sidecar: None,
+        }
+    }
+
+    fn file(&self, file: &str, words: &[(&str, &str)]) -> String {
+        let Identity { cert, key, ca, .. } = &self.identity;
+        let quoted = |path: &Path| format!("\"{}\"", path.display());
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective());
+        let user = postgres_user().or_else(|| user.unwrap()).unwrap().name;
+        let mut file = file
+            .replace("/run/pgtlsproxy", &self.run.path().display().to_string())
+            .replace("[\"postgres\"]", &format!("[\"{user}\"]"))
+            .replace("\"ca.crt\"", &quoted(ca));
+        for name in ["db1", "standby1"] {
+            file = file
+                .replace(&format!("\"{name}.crt\""), &quoted(cert))
+                .replace(&format!("\"{name}.key\""), &quoted(key));
+        }
+        for (word, here) in words {
+            assert!(file.contains(word), "{word} is not in\n{file}");
+            file = file.replace(word, here);
+        }
+        file
+    }
+
+    /// What the page has a person do there, up to the service.
+    fn start(&mut self, file: &str) {
+        let unit = block(STUNNEL, "[Service]");
+        let (_, command) = unit
+            .split_once("ExecStart=/usr/local/bin/pgtlsproxy ")
+            .unwrap();
+        assert_eq!(command.lines().next(), Some("run"));
+        let sidecar = Sidecar::run("pgtlsproxy", file);
+        let config = sidecar.dir().join("pgtlsproxy.toml");
+        let mut check = Command::new(pgtlsproxy());
+        run(check.arg("check").arg("--config").arg(config)).unwrap();
+        self.sidecar = Some(sidecar);
+    }
+
+    fn sidecar(&self) -> &Sidecar {
+        self.sidecar.as_ref().unwrap()
+    }
+
+    /// `pgtlsproxy status`, as a person sees it.
+    fn status(&self) -> String {
+        let mut status = Command::new(pgtlsproxy());
+        let config = self.sidecar().dir().join("pgtlsproxy.toml");
+        run(status.arg("status").arg("--config").arg(config)).unwrap()
+    }
+}
+
+/// The primary's, with the proxy of the page.
+fn primarys_host(primary: &Node, identity: &Identity) -> Host {
+    let mut host = Host::new(identity);
+    let postgres = primary.address().to_string();
+    let words = [
+        ("0.0.0.0:5443", "127.0.0.1:0"),
+        ("127.0.0.1:5432", &postgres),
+    ];
+    let file = host.file(block(STUNNEL, "[[server]]"), &words);
+    host.start(&file);
+    host
+}
+
+/// The file that the page has for the standby's host, that connects here.
+fn standbys_file(host: &Host, target: SocketAddr) -> String {
+    let target = format!("localhost:{}", target.port());
+    host.file(
+        block(STUNNEL, "[[client]]"),
+        &[("db1.example.com:5443", &target)],
+    )
 }
 
 fn stunnel(place: &Path, name: &str, text: &str) -> Tool {
@@ -63,24 +130,49 @@ fn stunnel(place: &Path, name: &str, text: &str) -> Tool {
     Tool::start("stunnel4", &[file.to_str().unwrap()])
 }
 
-fn follow(standby: &Node, port: u16) {
-    standby.query(&format!(
-        "alter system set primary_conninfo = 'host=127.0.0.1 port={port} user=postgres application_name=standby1'"
-    ));
+/// The old setting goes and the page's comes; where the standby goes by it.
+fn follow(standby: &Node, host: &Host) -> String {
+    let statement = section(STUNNEL)
+        .lines()
+        .find(|line| line.contains("ALTER SYSTEM"));
+    let statement = host
+        .file(statement.unwrap(), &[])
+        .replace("user=replicator", "user=postgres");
+    let settings = fs::read_to_string(standby.data().join("postgresql.conf")).unwrap();
+    let lines = settings.lines();
+    let others = lines.filter(|line| !line.starts_with("primary_conninfo"));
+    let others: Vec<_> = others.collect();
+    standby.write("postgresql.conf", &(others.join("\n") + "\n"));
+    standby.query(&statement);
     standby.reload();
+    format!("{}:5442", host.run.path().display())
 }
 
-/// It streams from this port, and what is written now arrives.
-fn streams_by(standby: &Node, primary: &Node, port: u16) {
+/// It streams from there, and what is written now arrives.
+fn streams_by(standby: &Node, primary: &Node, sender: &str) {
     standby.poll_query_until(
-        "select sender_port from pg_stat_wal_receiver where status = 'streaming'",
-        &port.to_string(),
+        "select concat(sender_host, ':', sender_port) from pg_stat_wal_receiver where status = 'streaming'",
+        sender,
     );
     primary.query("create table if not exists t (n int); insert into t values (1)");
     standby.catch_up_with(primary);
 }
 
-/// A standby that streams by the old way on this port is moved to proxies, by the commands that the page has for stunnel,
+/// What the page's end says: both hosts tell the session, and are well but for what it has a person mend.
+fn are_well(hosts: [(&Host, &Node); 2]) {
+    for (host, _) in hosts {
+        wait_until("status to show the session", || {
+            let text = host.status();
+            text.contains("1 live") && text.contains("as standby1")
+        });
+    }
+    for (host, node) in hosts {
+        // Servers of tests say `trust`.
+        doctor(host.sidecar(), node).names("H08", 3);
+    }
+}
+
+/// A standby that streams by the old way on this port is moved to proxies, by the files that the page has for stunnel,
 /// and stays the same process when the old way is ended.
 fn moves_to_the_proxy(primary: &Node, entry: u16, of: [&Identity; 2], end_old: impl FnOnce()) {
     let [server, client] = of;
@@ -89,37 +181,22 @@ fn moves_to_the_proxy(primary: &Node, entry: u16, of: [&Identity; 2], end_old: i
         testbed::postgres::psql(&conninfo, "select 1").is_ok()
     });
     let standby = Node::standby("standby1", &conninfo);
-    streams_by(&standby, primary, entry);
+    let old = format!("127.0.0.1:{entry}");
+    streams_by(&standby, primary, &old);
     let process = standby.pid();
 
-    let section = "From stunnel";
-    let postgres = primary.address().to_string();
-    let at_primary = start(
-        section,
-        "server",
-        server,
-        &[
-            ("0.0.0.0:5443", "127.0.0.1:0"),
-            ("127.0.0.1:5432", &postgres),
-        ],
-    );
-    let target = format!("localhost:{}", at_primary.address().port());
-    let at_standby = start(
-        section,
-        "client",
-        client,
-        &[
-            ("127.0.0.1:5442", "127.0.0.1:0"),
-            ("db1.example.com:5443", &target),
-        ],
-    );
+    let at_primary = primarys_host(primary, server);
+    let mut at_standby = Host::new(client);
+    let file = standbys_file(&at_standby, at_primary.sidecar().address());
+    at_standby.start(&file);
     // Nothing has moved yet.
-    streams_by(&standby, primary, entry);
-    follow(&standby, at_standby.address().port());
-    streams_by(&standby, primary, at_standby.address().port());
+    streams_by(&standby, primary, &old);
+    let new = follow(&standby, &at_standby);
+    streams_by(&standby, primary, &new);
+    are_well([(&at_primary, primary), (&at_standby, &standby)]);
     end_old();
     assert!(TcpStream::connect(("127.0.0.1", entry)).is_err());
-    streams_by(&standby, primary, at_standby.address().port());
+    streams_by(&standby, primary, &new);
     assert_eq!(standby.pid(), process, "it was not started anew");
 }
 
@@ -268,49 +345,36 @@ fn a_stream_moves_from_postgresqls_own_tls_one_host_at_a_time() {
     );
     standby.set_standby(&conninfo, None);
     let standby = standby.started();
-    streams_by(&standby, &primary, port);
+    streams_by(&standby, &primary, &format!("localhost:{port}"));
 
     // The standby's host, beside a primary that has none.
-    let section = "From PostgreSQL's own TLS";
+    let mut at_standby = Host::new(&client);
+    let both = standbys_file(&at_standby, ([127, 0, 0, 1], 1).into());
+    let (rest, others) = both.split_once("[[client]]").unwrap();
+    let (_, admin) = others.split_once("[admin]").unwrap();
     let target = format!("localhost:{port}");
-    let at_standby = start(
-        section,
-        "client",
-        &client,
-        &[
-            ("127.0.0.1:5442", "127.0.0.1:0"),
-            ("db1.example.com:5432", &target),
-        ],
+    let alone = at_standby.file(
+        block(TLS, "[[client]]"),
+        &[("db1.example.com:5432", &target)],
     );
-    follow(&standby, at_standby.address().port());
-    streams_by(&standby, &primary, at_standby.address().port());
+    at_standby.start(&format!("{rest}{alone}\n[admin]{admin}"));
+    let new = follow(&standby, &at_standby);
+    streams_by(&standby, &primary, &new);
 
     // The primary's host, for a libpq that speaks TLS itself: only the port is another.
-    let at_primary = start(
-        "From stunnel",
-        "server",
-        &server,
-        &[
-            ("0.0.0.0:5443", "127.0.0.1:0"),
-            ("127.0.0.1:5432", &primary.address().to_string()),
-        ],
-    );
-    let conninfo = conninfo.replace(&port.to_string(), &at_primary.address().port().to_string());
-    let physical = format!("{conninfo} replication=true");
-    let said = psql_of(&psql_with_tls(), &physical, "IDENTIFY_SYSTEM");
+    let at_primary = primarys_host(&primary, &server);
+    let entry = at_primary.sidecar().address();
+    let conninfo = conninfo.replace(&port.to_string(), &entry.port().to_string());
+    let physical = format!("{conninfo} replication=true application_name=standby1");
     // psql's own key file is root's or the server's user's.
-    said.unwrap();
-    // And both together.
-    let target = format!("localhost:{}", at_primary.address().port());
-    let both = start(
-        "From stunnel",
-        "client",
-        &client,
-        &[
-            ("127.0.0.1:5442", "127.0.0.1:0"),
-            ("db1.example.com:5443", &target),
-        ],
-    );
-    follow(&standby, both.address().port());
-    streams_by(&standby, &primary, both.address().port());
+    psql_of(&psql_with_tls(), &physical, "IDENTIFY_SYSTEM").unwrap();
+    // And both together, from a restart on.
+    let both = standbys_file(&at_standby, entry);
+    drop(at_standby.sidecar.take());
+    at_standby.start(&both);
+    wait_until("the primary's proxy to have the stream", || {
+        at_primary.status().contains("1 live")
+    });
+    streams_by(&standby, &primary, &new);
+    are_well([(&at_primary, &primary), (&at_standby, &standby)]);
 }
