@@ -43,6 +43,18 @@ pub(crate) enum Of {
     Peer,
 }
 
+impl Of {
+    /// In snapshots and metrics.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Ca => "ca",
+            Self::Crl => "crl",
+            Self::Peer => "peer",
+        }
+    }
+}
+
 /// From when until when something counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Validity {

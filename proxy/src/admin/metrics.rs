@@ -264,17 +264,15 @@ impl Scrape {
     fn health(&self, out: &mut Out<'_, '_>) -> fmt::Result {
         let times = |time: fn(i64, i64) -> i64| {
             let own = self.own.iter().map(move |own| {
-                let of = match own.of {
-                    Of::Own => "own",
-                    Of::Ca => "ca",
-                    Of::Crl => "crl",
-                    Of::Peer => "peer",
-                };
-                let labels = labels([("of", of), ("name", &*own.name), ("serial", &*own.serial)]);
+                let labels = labels([
+                    ("of", own.of.word()),
+                    ("name", &*own.name),
+                    ("serial", &*own.serial),
+                ]);
                 (labels, time(own.not_before, own.not_after))
             });
             let peers = self.peers.iter().map(move |(name, (begin, end))| {
-                let labels = labels([("of", "peer"), ("name", &**name), ("serial", "")]);
+                let labels = labels([("of", Of::Peer.word()), ("name", &**name), ("serial", "")]);
                 (labels, time(*begin, *end))
             });
             own.chain(peers)

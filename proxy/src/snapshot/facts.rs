@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{BaseBackup, Certificate, Ended, History, Lag, Last, Overview, Past, Reload};
 use super::{Position, Replicating, Session, Tunnel, Warning};
-use crate::health::{self, Health, Of, Validity};
+use crate::health::{self, Health, Validity};
 use crate::problem::Problem;
 use crate::session::{Gone, Lately, Live, Registry, Settings, TRACED_EVERY_SECONDS, Tally, now};
 
@@ -322,14 +322,8 @@ fn certificate(validity: &Validity, at: SystemTime) -> Certificate {
         SystemTime::UNIX_EPOCH + since_1970.min(LATEST)
     };
     let not_after = unix(validity.not_after);
-    let of = match validity.of {
-        Of::Own => "own",
-        Of::Ca => "ca",
-        Of::Crl => "crl",
-        Of::Peer => "peer",
-    };
     Certificate {
-        of: of.to_owned(),
+        of: validity.of.word().to_owned(),
         name: validity.name.clone(),
         serial: validity.serial.clone(),
         not_before: time(unix(validity.not_before)),
