@@ -120,7 +120,7 @@ fn settled_pss(running: &Running) -> [u64; 2] {
 }
 
 /// Both ends of every session are in this process, and the contenders inherit the limit. Ours admits a session for
-/// every eight descriptors; root may be able to raise the hard limit for that.
+/// every four descriptors; root may be able to raise the hard limit for that.
 pub(super) fn raise_limit_of_files(sessions: u64) -> Result<(), Problem> {
     let what = || "cannot raise the limit of open files".to_owned();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).doing(what)?;

@@ -39,8 +39,9 @@ impl Scenario for Throughput {
             "One session. XLogData of up to 131,102 bytes in bursts of 16, then one of the size of single commits; a \
              status update of 39 bytes after each burst. {:.1} GiB per cell, {} s at most. Before the clock starts, \
              64 MiB are compared by SHA-256 at both ends; after that every byte that arrives is compared with what \
-             it must be at its place. CPU is that of both proxies' processes from /proc, in steps of 10 ms. For plain, the CPU of sealing and \
-             opening as much by AES-256-GCM alone is measured too: with it, plain is the least that TLS can cost here.",
+             it must be at its place. CPU is that of both proxies' processes, by the kernel's clock of each. For plain, the \
+             CPU of sealing and opening as much by AES-256-GCM alone is measured too: with it, plain is the least that TLS \
+             can cost here.",
             self.bytes as f64 / GIB,
             self.limit.as_secs_f64()
         )
