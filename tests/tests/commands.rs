@@ -198,3 +198,20 @@ fn listener_that_cannot_be_opened_ends_the_start() {
         "{output:?}"
     );
 }
+
+#[test]
+fn readme_says_what_it_takes_to_build() {
+    let workspace = include_str!("../../Cargo.toml");
+    let (_, rust) = workspace
+        .split_once("rust-version = \"")
+        .expect("a version");
+    let (rust, _) = rust.split_once('"').expect("its end");
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme
+        .split_once("## On a real pair of hosts\n")
+        .expect("the section");
+    let (first, _) = section.split_once("\n\n").expect("a paragraph");
+    for told in [&format!("Rust {rust} "), "rustup", "build-essential"] {
+        assert!(first.contains(told), "{told} is not in\n{first}");
+    }
+}
