@@ -692,6 +692,24 @@ fn configuration_and_flags() {
     assert_eq!(status, Some(0), "{said}");
     assert_eq!(said.lines().last(), Some("verdict: all well"), "{said}");
     assert!(said.lines().count() <= 24, "one screen: {said}");
+    // PostgreSQL asks for a password here, and at a terminal there is somebody who could give one.
+    site.standby
+        .write("pg_hba.conf", "local all all scram-sha-256\n");
+    site.standby.reload();
+    let program = testbed::programs::pgtlsproxy().display().to_string();
+    let typed = format!("{program} doctor --config {config} --pgdata {data} --tunnel client");
+    let output = Command::new("script")
+        .args(["-qec", &typed, "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("script runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("no password supplied")
+            && said.ends_with("verdict: all well as far as could be seen\r\n"),
+        "{said}"
+    );
     site.client.reconfigure("nonsense = 1");
     examine(&["--config", &config, "--pgdata", &data]).names("C02", 1);
     wait_until("the standby to stream on", || {

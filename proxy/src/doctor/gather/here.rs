@@ -300,7 +300,7 @@ impl Here<'_> {
         let psql = programs::find("psql", place.postgres.as_deref()?.parent())?;
         let mut command = programs::command(&psql, &place.owner);
         command
-            .args(["-X", "-A", "-t", "-c", "IDENTIFY_SYSTEM", "-d"])
+            .args(["-X", "-w", "-A", "-t", "-c", "IDENTIFY_SYSTEM", "-d"])
             .arg(format!(
                 "{} dbname=replication replication=true",
                 conninfo.without_password()

@@ -45,7 +45,8 @@ pub(super) fn ask(place: &Place, cluster: &mut Cluster, unseen: &mut Vec<String>
     for user in users {
         let mut command = programs::command(&psql, &place.owner);
         command
-            .args(["-X", "-A", "-t", "-q", "-d", "postgres", "-U", user])
+            // At a terminal it would wait for a password.
+            .args(["-X", "-w", "-A", "-t", "-q", "-d", "postgres", "-U", user])
             .arg("-h")
             .arg(directory)
             .args(["-p", &port, "-f", "-"])
