@@ -474,6 +474,10 @@ fn histories_that_do_not_belong_together() {
     site.follow(&site.primary, &site.conninfo());
     serve(&site, &site.standby);
     site.primary.start();
+    // The slot comes first: without it the new primary says nothing of histories.
+    doctor(&site.client, &site.primary).names("U01", 1);
+    site.standby
+        .query("select pg_create_physical_replication_slot('standby', true)");
     doctor(&site.client, &site.primary).names("Y03", 1);
 }
 

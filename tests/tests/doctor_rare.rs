@@ -205,9 +205,25 @@ fn postgres_takes_connections_and_says_nothing() {
 
 #[test]
 fn standby_that_does_not_ask() {
-    let site = Site::new(15);
+    let mut site = Site::new(15);
+    // After a failover pg_control tells of the timeline before, until the standby's next restartpoint.
+    site.primary.stop(Stop::Fast);
+    site.primary.signal_standby();
+    site.primary.start();
+    site.primary.promote();
+    site.primary.query("create table t as select 1");
+    site.wait_for_stream();
+    site.standby.catch_up_with(&site.primary);
+    let timeline = "select timeline_id from pg_control_checkpoint()";
+    assert_eq!(site.standby.query(timeline), "1");
+    site.doctor_on_standby().is_well();
     site.stand_still();
     site.doctor_on_standby().names("Y17", 1);
+    site.primary
+        .poll_query_until("select active from pg_replication_slots", "f");
+    site.primary
+        .query("select pg_drop_replication_slot('standby')");
+    site.doctor_on_standby().names("U01", 1);
 }
 
 #[test]

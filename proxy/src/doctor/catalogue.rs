@@ -203,7 +203,7 @@ catalogue! {
         "set it, then reload (before 13: restart): primary_conninfo = '{}'";
     SLOT_SYNC = "Y16" Standby Warning "slot synchronisation is on, and something it needs is missing",
         "{}";
-    NO_RECEIVER = "Y17" Standby Error "the standby does not stream, although the primary would serve it",
+    NO_RECEIVER = "Y17" Standby Error "the standby does not stream, although the primary lets it in",
         "look at the standby's log{}";
     SYNC_STANDBY_ABSENT = "Y18" Standby Error "commits wait for a synchronous standby that is not there",
         "connect it under that application_name, or ALTER SYSTEM RESET synchronous_standby_names and reload{}";

@@ -229,6 +229,8 @@ pub(crate) struct Server {
     pub(crate) senders: Vec<Sender>,
     pub(crate) receiver: Option<Receiver>,
     pub(crate) replay: Option<Replay>,
+    /// The newest timeline of which it has WAL files; None where they may not be listed.
+    pub(crate) newest_wal: Option<u32>,
     /// Replay position a moment later, where it was behind.
     pub(crate) replayed_later: Option<String>,
     pub(crate) waiting_commits: u64,
@@ -242,6 +244,7 @@ pub(crate) struct About {
     /// When the configuration was loaded, seconds since 1970.
     pub(crate) loaded: f64,
     pub(crate) system_identifier: String,
+    /// Of a standby that receives nothing, the one before, until its next restartpoint after a failover.
     pub(crate) timeline: u32,
 }
 
@@ -392,11 +395,18 @@ impl Cluster {
         asked.or_else(read)
     }
 
+    /// The timeline that it is on, or a later one is.
     pub(crate) fn timeline(&self) -> Option<u32> {
         let asked = self.server.as_ref().map(|server| server.about.timeline);
         asked
             .filter(|timeline| *timeline > 0)
             .or_else(|| self.control.as_ref().map(|control| control.timeline))
+    }
+
+    /// The timeline that its WAL is of, if that is known for certain: pg_control alone may be old.
+    pub(crate) fn wal_timeline(&self) -> Option<u32> {
+        let newest = self.server.as_ref()?.newest_wal?;
+        self.timeline().map(|least| least.max(newest))
     }
 
     /// How far its WAL reaches: received, or else replayed.

@@ -248,9 +248,10 @@ impl Here<'_> {
         };
         let waits =
             cluster.in_recovery() == Some(true) && !cluster.flows() && upstream.database.is_none();
+        let timeline = cluster.wal_timeline().or_else(|| cluster.timeline());
         let stream = cluster
             .wal_end()
-            .zip(cluster.timeline())
+            .zip(timeline)
             .filter(|_| waits)
             .map(|(from, timeline)| Stream {
                 slot: upstream.slot.clone(),
@@ -266,7 +267,7 @@ impl Here<'_> {
                 .unwrap_or(default_name)
                 .to_owned(),
             password,
-            timeline: cluster.timeline(),
+            timeline,
             stream,
         })
     }

@@ -103,6 +103,7 @@ fn fill(cluster: &mut Cluster, parts: &BTreeMap<&str, Value>, unseen: &mut Vec<S
         senders: part(parts, "senders").unwrap_or_default(),
         receiver: part(parts, "receiver"),
         replay: part(parts, "replay"),
+        newest_wal: part(parts, "newest_wal"),
         replayed_later: part(parts, "later"),
         waiting_commits: part(parts, "waiting").unwrap_or_default(),
         subscriptions: part(parts, "subscriptions").unwrap_or_default(),
@@ -227,7 +228,13 @@ select 'subscriptions', coalesce(jsonb_agg(jsonb_build_object('name', subname, '
         where s.subid = u.oid and s.received_lsn is not null))), '[]') from pg_subscription u;
 select 'replay', jsonb_build_object('received', pg_last_wal_receive_lsn(), 'replayed', pg_last_wal_replay_lsn(),
     'paused', case when pg_is_in_recovery() then pg_is_wal_replay_paused() end) where pg_is_in_recovery();
-select coalesce(pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn(), false) as behind \gset
+select pg_is_in_recovery() as standby,
+    coalesce(pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn(), false) as behind \gset
+-- after the positions: a standby that goes over to another timeline meanwhile has its files by now
+\if :standby
+select 'newest_wal', to_jsonb(max(('x' || substr(name, 1, 8))::bit(32)::int)) from pg_ls_waldir()
+    where name ~ '^[0-9A-F]{{24}}$';
+\endif
 \if :behind
 select pg_sleep(0.8) \gset
 select 'later', to_jsonb(pg_last_wal_replay_lsn()::text);

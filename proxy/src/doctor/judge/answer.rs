@@ -88,12 +88,12 @@ fn welcome(facts: &Facts, login: &Login, upstream: &Upstream, view: &mut View) {
             "",
         ));
     }
-    // Asked of another cluster, or from another history, the server's objections would say nothing.
-    let stranger = facts
+    // Asked of another cluster, or of an old primary, the server's objections would say nothing.
+    let elsewhere = facts
         .cluster
         .as_ref()
-        .is_none_or(|cluster| standby::stranger(cluster, login).is_some());
-    if let (Some(Err(error)), false) = (&login.stream, stranger)
+        .is_none_or(|cluster| standby::elsewhere(cluster, login).is_some());
+    if let (Some(Err(error)), false) = (&login.stream, elsewhere)
         && let Some(finding) = no_stream(error, upstream)
     {
         view.find(finding);

@@ -9,6 +9,9 @@ use crate::doctor::catalogue::{self as found, Entry};
 use crate::doctor::facts::{Cluster, Facts, Login, Receiver, Server, Side};
 use crate::doctor::report::Finding;
 
+/// START_REPLICATION from a point that is not in the server's history, or beyond its end: an error without a code of its
+/// own (internal_error).
+const OTHER_HISTORY: &str = "XX000";
 /// A walreceiver asks at half of wal_receiver_timeout and gives up at the whole of it.
 const RECEIVER_SLACK: f64 = 1.0;
 /// Longer than any dial of a proxy takes by default.
@@ -218,7 +221,12 @@ fn recovering(
 }
 
 /// Why this standby cannot follow that server at all: another cluster, or another history.
-pub(super) fn stranger(cluster: &Cluster, login: &Login) -> Option<(&'static Entry, String)> {
+fn stranger(cluster: &Cluster, login: &Login) -> Option<(&'static Entry, String)> {
+    elsewhere(cluster, login).or_else(|| diverged(cluster, login))
+}
+
+/// That server is of another cluster, or an old primary: whatever it objects to is beside the point.
+pub(super) fn elsewhere(cluster: &Cluster, login: &Login) -> Option<(&'static Entry, String)> {
     if cluster.in_recovery() != Some(true) {
         return None;
     }
@@ -233,36 +241,44 @@ pub(super) fn stranger(cluster: &Cluster, login: &Login) -> Option<(&'static Ent
         ));
     }
     let own = cluster.timeline()?;
-    if own > login.timeline {
-        return Some((
+    (own > login.timeline).then(|| {
+        (
             &found::TIMELINE_AHEAD,
             format!("timeline {own} here, {} there", login.timeline),
-        ));
+        )
+    })
+}
+
+/// WAL that the primary never had. The way out gives up data, so it takes both: histories that part on the timeline of
+/// the WAL here, and the server's own refusal to go on from there.
+fn diverged(cluster: &Cluster, login: &Login) -> Option<(&'static Entry, String)> {
+    match &login.stream {
+        Some(Err(error)) if error.sqlstate == OTHER_HISTORY => {}
+        _ => return None,
     }
+    let own = cluster.wal_timeline()?;
     let end = cluster.wal_end()?;
     let branched = login.history.iter().find(|(timeline, _)| *timeline == own);
-    match branched {
-        Some((_, at)) if end > *at => Some((
-            &found::DIVERGED,
-            format!(
-                "WAL here reaches {end} on timeline {own}, and the primary's timeline {} branched off at {at}",
-                login.timeline
-            ),
-        )),
-        _ if own == login.timeline && ahead(login, end) => Some((
-            &found::DIVERGED,
+    let fact = match branched {
+        Some((_, at)) if end > *at => format!(
+            "WAL here reaches {end} on timeline {own}, and the primary's timeline {} branched off at {at}",
+            login.timeline
+        ),
+        _ if own == login.timeline && ahead(login, end) => {
             format!(
                 "WAL here reaches {end}, the primary's ends at {}",
                 login.lsn
-            ),
-        )),
-        _ => None,
-    }
+            )
+        }
+        _ => return None,
+    };
+    Some((&found::DIVERGED, fact))
 }
 
-/// The standby was asked first: only what lies beyond the primary's end now was never there.
+/// The standby was asked first: only what lies beyond the primary's end now was never there. Another standby may only be
+/// behind.
 fn ahead(login: &Login, end: Lsn) -> bool {
-    login.lsn.0 > 0 && end > login.lsn
+    login.in_recovery == Some(false) && login.lsn.0 > 0 && end > login.lsn
 }
 
 fn hung(cluster: &Cluster, receiver: &Receiver) -> Option<Finding> {

@@ -51,6 +51,7 @@ fn well() -> Facts {
             replayed: Some("0/400".to_owned()),
             paused: false,
         }),
+        newest_wal: Some(1),
         ..Server::default()
     };
     let settings = [
@@ -144,6 +145,13 @@ fn refuse(facts: &mut Facts, sqlstate: &str, routine: &str, message: &str) {
 fn no_stream(facts: &mut Facts, sqlstate: &str) {
     server(facts).receiver = None;
     login(facts).stream = Some(Err(error(sqlstate, "", "in any language")));
+}
+
+/// The primary's timeline 2 branched off before our WAL on timeline 1 ends, and START_REPLICATION gets this answer.
+fn parted(facts: &mut Facts, sqlstate: &str) {
+    no_stream(facts, sqlstate);
+    login(facts).timeline = 2;
+    login(facts).history = vec![(1, Lsn(0x3ff))];
 }
 
 #[test]
@@ -260,10 +268,31 @@ fn each_fact_has_its_id() {
             no_stream(f, "58P01");
             server(f).about.timeline = 2;
         }),
-        (&["Y03"], |f| login(f).lsn = Lsn(0x300)),
         (&["Y03"], |f| {
-            login(f).timeline = 2;
-            login(f).history = vec![(1, Lsn(0x3ff))];
+            no_stream(f, "XX000");
+            login(f).lsn = Lsn(0x300);
+        }),
+        // Another standby, that has not come as far.
+        (&["Y17"], |f| {
+            no_stream(f, "XX000");
+            login(f).lsn = Lsn(0x300);
+            login(f).in_recovery = Some(true);
+        }),
+        (&["Y03"], |f| parted(f, "XX000")),
+        // The server's own word is needed, and what else it says comes first.
+        (&["U01"], |f| parted(f, "42704")),
+        (&["Y17"], |f| {
+            parted(f, "XX000");
+            login(f).stream = Some(Ok(()));
+        }),
+        // pg_control tells of the timeline before, and the WAL of this one.
+        (&["Y17"], |f| {
+            parted(f, "XX000");
+            server(f).newest_wal = Some(2);
+        }),
+        (&["Y17"], |f| {
+            parted(f, "XX000");
+            server(f).newest_wal = None;
         }),
         (&[], |f| {
             login(f).timeline = 2;
