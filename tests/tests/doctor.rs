@@ -525,6 +525,22 @@ fn primary_by_itself() {
         .append_conf("synchronous_standby_names = 'nobody'");
     site.primary.reload();
     site.doctor_on_primary().names("Y18", 1);
+    // One of two is not enough, and one of any two is.
+    for (names, state, enough) in [
+        ("FIRST 2 (standby, nobody)", "sync", false),
+        ("ANY 1 (standby, nobody)", "quorum", true),
+    ] {
+        site.primary
+            .append_conf(&format!("synchronous_standby_names = '{names}'"));
+        site.primary.reload();
+        site.primary
+            .poll_query_until("select sync_state from pg_stat_replication", state);
+        if enough {
+            site.doctor_on_primary().is_well();
+        } else {
+            site.doctor_on_primary().names("Y18", 1);
+        }
+    }
     site.primary.write("postgresql.conf", &conf);
     site.primary.reload();
 

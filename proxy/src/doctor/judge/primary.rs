@@ -8,7 +8,7 @@ use super::standby::log_or;
 use super::{View, words};
 use crate::doctor::catalogue::{self as found, Layer, Severity};
 use crate::doctor::facts::{
-    Backend, Cluster, Explained, Facts, HbaRule, Outcome, Role, Server, Side,
+    Backend, Cluster, Explained, Facts, HbaRule, Outcome, Role, Sender, Server, Side,
 };
 use crate::doctor::report::Finding;
 
@@ -361,18 +361,60 @@ pub(super) fn standbys(facts: &Facts, view: &mut View) {
         [] => "nobody streams from here".to_owned(),
         names => format!("streaming: {}", names.join(", ")),
     });
-    let wanted = cluster.setting("synchronous_standby_names");
-    let waits = !matches!(cluster.setting("synchronous_commit"), "off" | "local");
-    let present = server
-        .senders
-        .iter()
-        .any(|sender| matches!(sender.sync_state.as_deref(), Some("sync" | "quorum")));
-    if !wanted.is_empty() && waits && !present && !server.about.in_recovery {
-        let commits = server.waiting_commits;
+    if !server.about.in_recovery {
+        synchronous(cluster, server, view);
+    }
+}
+
+/// Whether as many synchronous standbys are there as a commit waits for.
+fn synchronous(cluster: &Cluster, server: &Server, view: &mut View) {
+    let names = cluster.setting("synchronous_standby_names");
+    let commits = server.waiting_commits;
+    // A role or a session may have a synchronous_commit of its own.
+    let waits = commits > 0 || !matches!(cluster.setting("synchronous_commit"), "off" | "local");
+    let counts = |sender: &&Sender| matches!(sender.sync_state.as_deref(), Some("sync" | "quorum"));
+    let present = server.senders.iter().filter(counts).count();
+    let wanted = wanted(names);
+    if !names.is_empty() && waits && present < wanted {
         view.find(Finding::new(
             &found::SYNC_STANDBY_ABSENT,
-            format!("synchronous_standby_names = '{wanted}', none of them streams, {commits} commits wait"),
+            format!(
+                "synchronous_standby_names = '{names}' wants {wanted}, {present} of them stream, {commits} commits wait"
+            ),
             "",
         ));
+    } else if commits > 0 {
+        view.see(format!("{commits} commits wait for a synchronous standby"));
+    }
+}
+
+/// How many standbys a commit waits for: `FIRST 2 (a, b)`, `ANY 2 (a, b)`, `2 (a, b)`; a list alone means one.
+fn wanted(names: &str) -> usize {
+    let number = || {
+        let (before, _) = names.split_once('(')?;
+        // In quotes it would belong to a name.
+        let before = Some(before).filter(|before| !before.contains(['"', ',']))?;
+        before.split_whitespace().last()?.parse().ok()
+    };
+    number().unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_synchronous_standbys_is_read() {
+        for (names, number) in [
+            ("a", 1),
+            ("a, b", 1),
+            ("2 (a, b)", 2),
+            ("FIRST 2 (a, b)", 2),
+            ("any 3(a, b, c)", 3),
+            ("2, 3", 1),
+            ("\"x 2 (y\"", 1),
+        ] {
+            assert_eq!(wanted(names), number, "{names}");
+        }
     }
 }
