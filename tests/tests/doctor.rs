@@ -505,6 +505,15 @@ fn primary_by_itself() {
     site.primary
         .write("pg_hba.conf", &format!("# changed\n{HBA}"));
     site.doctor_on_primary().names("H05", 3);
+    // A file that it includes, as that of setup.
+    reloaded("more.conf", "work_mem = '5MB'\n");
+    let including = format!("{conf}\ninclude 'more.conf'\n");
+    reloaded("postgresql.conf", &including).is_well();
+    site.primary.write("more.conf", "work_mem = '6MB'\n");
+    let examined = site.doctor_on_primary();
+    examined.names("H05", 3);
+    let fact = examined.report["findings"][0]["fact"].to_string();
+    assert!(fact.contains("more.conf"), "{fact}");
     reloaded("postgresql.conf", &format!("{conf}\nno_such_setting = 1\n")).names("H07", 1);
     reloaded(
         "postgresql.conf",

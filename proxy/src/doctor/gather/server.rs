@@ -1,7 +1,7 @@
 //! What a running server says of itself, asked by one read-only psql as the cluster's OS user. Each part stands alone:
 //! what this user may not see is missing, and said to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -124,7 +124,8 @@ fn fill(cluster: &mut Cluster, parts: &BTreeMap<&str, Value>, unseen: &mut Vec<S
             !server.pending_restart.contains(&name)
         })
         .collect();
-    let files: Vec<PathBuf> = part(parts, "files").unwrap_or_default();
+    let files = ["files", "included"].map(|name| part::<BTreeSet<PathBuf>>(parts, name));
+    let files: BTreeSet<PathBuf> = files.into_iter().flatten().flatten().collect();
     let changed = |path: &Path| {
         let metadata = fs::metadata(path).ok()?;
         Some(metadata.mtime() as f64 + metadata.mtime_nsec() as f64 / 1e9)
@@ -163,6 +164,11 @@ fn script(major: u32) -> String {
     } else {
         "current_setting('hba_file')"
     };
+    let hba_files = if major >= 16 {
+        "union select file_name from pg_hba_file_rules"
+    } else {
+        ""
+    };
     let wal_status = if major >= 13 { "wal_status" } else { "null" };
     let reason = if major >= 17 {
         "invalidation_reason"
@@ -189,6 +195,8 @@ select 'settings', jsonb_object_agg(name, setting) from pg_settings where name i
 select 'pending', coalesce(jsonb_agg(name), '[]') from pg_settings where pending_restart;
 select 'files', jsonb_build_array(current_setting('config_file'), current_setting('hba_file'),
     current_setting('ident_file'), current_setting('data_directory') || '/postgresql.auto.conf');
+select 'included', coalesce(jsonb_agg(file), '[]')
+    from (select sourcefile as file from pg_file_settings {hba_files}) f where file is not null;
 select 'hba', coalesce(jsonb_agg(jsonb_build_object('place', {hba_place} || ':' || line_number, 'type', type,
     'database', database, 'user_name', user_name, 'address', address, 'netmask', netmask,
     'auth_method', auth_method, 'error', error)), '[]') from pg_hba_file_rules;
