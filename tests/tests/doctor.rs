@@ -595,6 +595,18 @@ fn subscription_that_does_not_get_in() {
     ));
     site.standby.query("alter subscription s enable");
     site.doctor_on_standby().names("U08", 1);
+    publisher.query("revoke connect on database postgres from public");
+    let examined = site.doctor_on_standby();
+    examined.names("A10", 1);
+    let way_out = examined.report["findings"][0]["way_out"].to_string();
+    let grant = "GRANT CONNECT ON DATABASE postgres TO replicator";
+    assert!(way_out.contains(grant), "{way_out}");
+    publisher.write(
+        "pg_hba.conf",
+        &format!("local postgres replicator reject\n{HBA}"),
+    );
+    publisher.reload();
+    site.doctor_on_standby().names("H02", 1);
     publisher.write(
         "pg_hba.conf",
         "local all postgres peer map=site\nlocal replication all peer map=site\n",

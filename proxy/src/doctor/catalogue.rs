@@ -133,6 +133,8 @@ catalogue! {
         "{}";
     DATABASE_MISSING = "A09" Postgres Error "the primary has no such database",
         "mend dbname in the subscription's connection{}";
+    NO_CONNECT = "A10" Postgres Error "the role may not connect to the database",
+        "on the publisher: GRANT CONNECT ON DATABASE {}";
 
     SLOT_MISSING = "U01" Postgres Error "the replication slot does not exist",
         "on the primary: SELECT pg_create_physical_replication_slot('{}', true)";
@@ -170,6 +172,8 @@ catalogue! {
         "start PostgreSQL there, or mend `postgres` of the [[server]] table there{}";
     SLOT_IDLE = "U18" Postgres Error "the replication slot was given up: its standby stayed away for longer than idle_replication_slot_timeout",
         "raise that setting on the primary; drop the slot and make it again, and if WAL is gone by then, the standby, too: {}";
+    DATABASE_FULL = "U19" Postgres Error "all connections that the database may have are in use",
+        "on the publisher: ALTER DATABASE {} CONNECTION LIMIT -1, or end what holds them: SELECT * FROM pg_stat_activity";
 
     OTHER_SYSTEM = "Y01" Standby Error "the standby is a copy of another cluster",
         "point the tunnel at its own primary, or make the standby anew from this one (pg_basebackup){}";

@@ -128,7 +128,7 @@ pub(super) fn anew(slot: &str) -> String {
 }
 
 fn refused(error: &ServerError, upstream: &Upstream) -> Finding {
-    let role = words::role(&upstream.user);
+    let role = words::name(&upstream.user);
     let role = role.as_str();
     let fact = format!("the primary answers: {}", error.line());
     if let Some(explained) = told(error) {
@@ -140,13 +140,15 @@ fn refused(error: &ServerError, upstream: &Upstream) -> Finding {
         );
     }
     let line = hba_line(error, upstream);
+    let database = words::name(upstream.database.as_deref().unwrap_or_default());
+    let grant = format!("{database} TO {role}");
     let (entry, fill) = match (error.sqlstate.as_str(), error.routine.as_str()) {
         // Both "no entry" and "rejects" come from there.
-        ("28000", "ClientAuthentication") if upstream.database.is_some() => {
-            (&found::HBA_DATABASE, line.as_str())
-        }
         ("28000", "ClientAuthentication") if error.message.contains("pg_hba.conf rejects") => {
             (&found::HBA_REJECTS, line.as_str())
+        }
+        ("28000", "ClientAuthentication") if upstream.database.is_some() => {
+            (&found::HBA_DATABASE, line.as_str())
         }
         ("28000", "ClientAuthentication") => (&found::HBA_NO_LINE, line.as_str()),
         ("28000", "auth_failed") => (&found::PEER_REFUSED, role),
@@ -159,13 +161,15 @@ fn refused(error: &ServerError, upstream: &Upstream) -> Finding {
             (&found::ROLE_CANNOT_LOG_IN, role)
         }
         ("28P01", _) => (&found::PASSWORD_WRONG, role),
-        ("42501", _) => (&found::ROLE_CANNOT_REPLICATE, role),
+        ("42501", "CheckMyDatabase") => (&found::NO_CONNECT, grant.as_str()),
+        ("42501", "InitPostgres") => (&found::ROLE_CANNOT_REPLICATE, role),
         ("3D000", _) => (&found::DATABASE_MISSING, ""),
         ("53300", "InitializeSessionUserId") => (&found::ROLE_CANNOT_LOG_IN, role),
         // A walsender has a place of its own since 12; before, InitProcess speaks of all connections.
         ("53300", "InitProcess" | "InitWalSenderSlot" | "InitWalSnd") => {
             (&found::SENDERS_USED_UP, "")
         }
+        ("53300", "CheckMyDatabase") => (&found::DATABASE_FULL, database.as_str()),
         ("53300", _) => (&found::CONNECTIONS_USED_UP, ""),
         ("57P03", _) => (&found::POSTGRES_NOT_READY, ""),
         _ => (&found::REFUSED, ""),

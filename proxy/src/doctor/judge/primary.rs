@@ -217,7 +217,7 @@ fn admission(server: &Server, tls_off: bool, via: Via, view: &mut View) {
             "role {}: {why}, and there is no other for replication",
             role.name
         );
-        let finding = Finding::new(&found::ROLE_CANNOT_LOG_IN, fact, &words::role(&role.name));
+        let finding = Finding::new(&found::ROLE_CANNOT_LOG_IN, fact, &words::name(&role.name));
         // A standby may come in as a superuser, or by a certificate that asks for no password.
         view.find(finding.at_most(Severity::Warning));
     }
@@ -273,12 +273,12 @@ fn barrier(rules: &[HbaRule], role: &Role, via: Via) -> Option<Finding> {
                 ("scram-sha-256", Some("md5")) => Some(Finding::new(
                     &found::PASSWORD_FORM,
                     format!("{place} decides about role {name}"),
-                    &words::role(name),
+                    &words::name(name),
                 )),
                 ("scram-sha-256" | "md5" | "password", Some("")) => Some(Finding::new(
                     &found::PASSWORD_WRONG,
                     format!("{place} asks for a password, and role {name} has none"),
-                    &words::role(name),
+                    &words::name(name),
                 )),
                 _ => None,
             }

@@ -64,6 +64,10 @@ fn not_let_in(error: &ServerError, upstream: &Upstream) -> String {
             "on the primary, with the name of the database in primary_conninfo: {}",
             words::local_line("DATABASE", &upstream.user)
         ),
+        "42501" => format!(
+            "on the primary, with the name of the database in primary_conninfo: GRANT CONNECT ON DATABASE NAME TO {}",
+            words::name(&upstream.user)
+        ),
         "3D000" => "mend dbname in primary_conninfo".to_owned(),
         _ => "look at the primary's log".to_owned(),
     }

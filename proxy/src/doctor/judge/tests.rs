@@ -225,8 +225,11 @@ fn each_fact_has_its_id() {
         }),
         (&["A01"], |f| refuse(f, "28P01", "auth_failed", "x")),
         (&["A04"], |f| refuse(f, "42501", "InitPostgres", "x")),
+        (&["A10"], |f| refuse(f, "42501", "CheckMyDatabase", "x")),
+        (&["U15"], |f| refuse(f, "42501", "x", "x")),
         (&["U06"], |f| refuse(f, "53300", "InitProcess", "x")),
         (&["U14"], |f| refuse(f, "53300", "InitPostgres", "x")),
+        (&["U19"], |f| refuse(f, "53300", "CheckMyDatabase", "x")),
         (&["U12"], |f| {
             refuse(f, "57P03", "ProcessStartupPacket", "x")
         }),
@@ -370,7 +373,7 @@ fn each_fact_has_its_id() {
         (&["Y06"], |f| cluster(f).recovery_conf = true),
         // A refusal that a running stream does not feel is a warning; a full house is a note.
         (&["A04"], |f| {
-            f.routes[0].answer = Some(Answer::Refused(error("42501", "x", "x")))
+            f.routes[0].answer = Some(Answer::Refused(error("42501", "InitPostgres", "x")))
         }),
         (&["U06"], |f| {
             f.routes[0].answer = Some(Answer::Refused(error("53300", "InitProcess", "x")))

@@ -3,8 +3,8 @@
 use crate::setup::hba::quote;
 use crate::setup::{V16, sql_identifier};
 
-/// A role for psql; only what needs quotes has them.
-pub(super) fn role(name: &str) -> String {
+/// A role or a database for psql; only what needs quotes has them.
+pub(super) fn name(name: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
         name.to_owned()
@@ -56,7 +56,7 @@ mod tests {
             ("it's a \"role\"", "\"it's a \"\"role\"\"\"", ""),
             ("all", "all", "\"all\""),
         ] {
-            assert_eq!(role(name), sql);
+            assert_eq!(super::name(name), sql);
             if !line.is_empty() {
                 assert_eq!(word(name), line);
             }
