@@ -186,6 +186,14 @@ fn logical() {
     );
     site.doctor_on_standby().is_well();
     doctor(&site.server, &publisher).is_well();
+
+    // Another subscription is of another publisher, and no matter of this tunnel.
+    site.standby.query(
+        "create subscription other connection 'host=127.0.0.1 port=1 dbname=postgres' publication p
+            with (connect = false)",
+    );
+    site.standby.query("alter subscription other enable");
+    site.doctor_on_standby().is_well();
 }
 
 #[test]

@@ -250,7 +250,33 @@ fn subscription_that_stands() {
     site.standby
         .query("alter subscription s disable; alter subscription s set (slot_name = none); drop subscription s");
     subscribe("postgres");
+    let examined = site.doctor_on_standby();
+    examined.names("U20", 1);
+    let way_out = examined.report["findings"][0]["way_out"].to_string();
+    let create = "SELECT pg_create_logical_replication_slot('s', 'pgoutput')";
+    assert!(way_out.contains(create), "{way_out}");
+    publisher.query(create);
     site.doctor_on_standby().names("Y21", 1);
+}
+
+/// Newer ones do not count a walsender against its database.
+#[test]
+fn database_that_is_full() {
+    for major in majors().into_iter().filter(|major| *major < 12) {
+        let publisher = primary(major, "");
+        let mut site = Site::new(15);
+        serve(&site, &site.serving(&publisher.socket(), "cn:standby"));
+        site.standby.promote();
+        site.standby.write("postgresql.auto.conf", "");
+        site.standby.restart();
+        let connection = format!("{} dbname=postgres", site.conninfo());
+        site.standby.query(&format!(
+            "create subscription s connection '{connection}' publication p with (connect = false)"
+        ));
+        site.standby.query("alter subscription s enable");
+        publisher.query("alter database postgres connection limit 0");
+        site.doctor_on_standby().names("U19", 1);
+    }
 }
 
 /// 17 and later: the worker comes as an ordinary session, which rule and pg_hba.conf must let in, too.

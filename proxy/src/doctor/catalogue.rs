@@ -174,6 +174,8 @@ catalogue! {
         "raise that setting on the primary; drop the slot and make it again, and if WAL is gone by then, the standby, too: {}";
     DATABASE_FULL = "U19" Postgres Error "all connections that the database may have are in use",
         "on the publisher: ALTER DATABASE {} CONNECTION LIMIT -1, or end what holds them: SELECT * FROM pg_stat_activity";
+    SUBSCRIPTION_SLOT = "U20" Postgres Error "the publisher does not have the subscription's replication slot, or has lost it",
+        "changes since then do not reach the subscriber: on the publisher {}; then compare the tables, and copy again what differs";
 
     OTHER_SYSTEM = "Y01" Standby Error "the standby is a copy of another cluster",
         "point the tunnel at its own primary, or make the standby anew from this one (pg_basebackup){}";
@@ -215,7 +217,7 @@ catalogue! {
         "raise them and restart; do not resume, or it shuts down: {}";
     WOULD_START_AS_PRIMARY = "Y20" Standby Error "the standby would start as a second primary: the signal file is missing",
         "before it starts: {}";
-    SUBSCRIPTION_STANDS = "Y21" Standby Error "an enabled subscription has no running worker, although the publisher would serve it",
+    SUBSCRIPTION_STANDS = "Y21" Standby Error "an enabled subscription has no running worker",
         "look at the subscriber's log{}";
     STANDBY_SILENT = "Y22" Standby Error "the standby's PostgreSQL takes connections and says nothing",
         "it hangs or is overloaded: look at its processes and its log{}";

@@ -159,8 +159,18 @@ pub(crate) struct Login {
     pub(crate) history: Vec<(u32, Lsn)>,
     /// What START_REPLICATION got, where the standby does not stream by itself.
     pub(crate) stream: Option<Result<(), ServerError>>,
+    /// The subscription's slot, where it was asked for.
+    pub(crate) slot: Option<FarSlot>,
     /// How far its clock is ahead of ours, in seconds.
     pub(crate) clock_ahead: Option<f64>,
+}
+
+/// A slot for logical decoding, as its publisher has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FarSlot {
+    Missing,
+    Lost,
+    There,
 }
 
 /// The PostgreSQL behind a server tunnel, as its proxy reaches it.
@@ -234,6 +244,7 @@ pub(crate) struct Server {
     /// Replay position a moment later, where it was behind.
     pub(crate) replayed_later: Option<String>,
     pub(crate) waiting_commits: u64,
+    /// On a client tunnel's host those that come through it.
     pub(crate) subscriptions: Vec<Subscription>,
 }
 
@@ -329,6 +340,7 @@ pub(crate) struct Subscription {
     pub(crate) enabled: bool,
     pub(crate) running: bool,
     pub(crate) conninfo: Option<String>,
+    pub(crate) slot: Option<String>,
 }
 
 impl ServerError {

@@ -155,10 +155,12 @@ impl Here<'_> {
         let before = replay_of(&mut cluster)
             .map(|replay| (replay.received.clone(), replay.replayed.clone()));
         let until = self.until;
+        let listen = self.tunnel.listen.clone();
         let asked = tokio::task::spawn_blocking(move || {
             for _ in 0..3 {
                 std::thread::sleep(Duration::from_millis(200));
                 server::ask(&place, &mut cluster, &mut Vec::new(), until);
+                only_ours(&mut cluster, &listen);
                 if cluster.flows() || std::time::Instant::now() > until {
                     break;
                 }
@@ -186,17 +188,15 @@ impl Here<'_> {
     fn upstream(&self, facts: &mut Facts) -> Option<Conninfo> {
         let cluster = facts.cluster.as_mut()?;
         let physical = cluster.setting("primary_conninfo").to_owned();
+        only_ours(cluster, &self.tunnel.listen);
         let subscribed = || {
-            let server = cluster.server.as_ref()?;
-            server
-                .subscriptions
-                .iter()
+            let enabled = cluster.server.as_ref()?.subscriptions.iter();
+            // One that stands, before those that run.
+            let one = enabled
                 .filter(|one| one.enabled)
-                .find_map(|one| {
-                    let conninfo = Conninfo::parse(one.conninfo.as_deref()?)?;
-                    let address = path::address(conninfo.address(), conninfo.port());
-                    leads_here(&address, &self.tunnel.listen).then_some(conninfo)
-                })
+                .min_by_key(|one| one.running)?;
+            let conninfo = Conninfo::parse(one.conninfo.as_deref()?)?;
+            Some((conninfo, one.slot.clone()))
         };
         let logical = if cluster.in_recovery() == Some(false) && !cluster.standby_signal {
             subscribed()
@@ -204,7 +204,7 @@ impl Here<'_> {
             None
         };
         let conninfo = match &logical {
-            Some(conninfo) => conninfo.clone(),
+            Some((conninfo, _)) => conninfo.clone(),
             None if physical.is_empty() => return None,
             None => match Conninfo::parse(&physical) {
                 Some(conninfo) => conninfo,
@@ -217,13 +217,16 @@ impl Here<'_> {
             },
         };
         let user = conninfo.get("user").unwrap_or(&cluster.owner).to_owned();
-        let slot = cluster.setting("primary_slot_name").to_owned();
+        let physical_slot = || Some(cluster.setting("primary_slot_name").to_owned());
+        let slot = logical
+            .as_ref()
+            .map_or_else(physical_slot, |(_, slot)| slot.clone());
         cluster.upstream = Some(Upstream {
             database: logical
                 .is_some()
                 .then(|| conninfo.get("dbname").unwrap_or(&user).to_owned()),
             has_dbname: conninfo.get("dbname").is_some(),
-            slot: Some(slot).filter(|slot| !slot.is_empty() && logical.is_none()),
+            slot: slot.filter(|slot| !slot.is_empty()),
             user,
         });
         Some(conninfo)
@@ -269,6 +272,10 @@ impl Here<'_> {
             password,
             timeline,
             stream,
+            slot: upstream
+                .slot
+                .clone()
+                .filter(|_| upstream.database.is_some()),
         })
     }
 
@@ -314,6 +321,20 @@ impl Here<'_> {
         let run = move || programs::run(command, "", until);
         let said = tokio::task::spawn_blocking(run).await.ok()?.ok()?;
         (!said.ok).then(|| cluster::first_lines(&said.stderr, 2))
+    }
+}
+
+/// Subscriptions that come through other ways are no matter of this tunnel.
+fn only_ours(cluster: &mut Cluster, listen: &ListenAddress) {
+    let ours = |conninfo: &str| {
+        let conninfo = Conninfo::parse(conninfo)?;
+        let address = path::address(conninfo.address(), conninfo.port());
+        Some(leads_here(&address, listen))
+    };
+    if let Some(server) = &mut cluster.server {
+        server
+            .subscriptions
+            .retain(|one| one.conninfo.as_deref().and_then(ours) == Some(true));
     }
 }
 

@@ -232,7 +232,7 @@ select 'receiver', jsonb_build_object('pid', a.pid, 'status', case when w.status
     from pg_stat_activity a left join pg_stat_wal_receiver w on w.pid = a.pid where a.backend_type = 'walreceiver';
 select 'waiting', count(*) from pg_stat_activity where wait_event = 'SyncRep';
 select 'subscriptions', coalesce(jsonb_agg(jsonb_build_object('name', subname, 'enabled', subenabled,
-    'conninfo', subconninfo, 'running', exists(select from pg_stat_subscription s
+    'conninfo', subconninfo, 'slot', subslotname, 'running', exists(select from pg_stat_subscription s
         where s.subid = u.oid and s.received_lsn is not null))), '[]') from pg_subscription u;
 select 'replay', jsonb_build_object('received', pg_last_wal_receive_lsn(), 'replayed', pg_last_wal_replay_lsn(),
     'paused', case when pg_is_in_recovery() then pg_is_wal_replay_paused() end) where pg_is_in_recovery();

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::doctor::facts::{Answer, Login, Password, ServerError};
+use crate::doctor::facts::{Answer, FarSlot, Login, Password, ServerError};
 use crate::doctor::report::visible;
 
 /// WAL comes in messages of 128 KiB, or 1 MiB with the largest WAL pages; nothing else that is asked for is longer.
@@ -45,6 +45,8 @@ pub(super) struct Ask {
     pub(super) timeline: Option<u32>,
     /// Where a walreceiver would go on, with its slot; only where none streams, which it would disturb.
     pub(super) stream: Option<Stream>,
+    /// A subscription's slot.
+    pub(super) slot: Option<String>,
 }
 
 #[derive(Clone)]
@@ -195,10 +197,32 @@ where
             login.history = text.as_deref().map(parse_history).unwrap_or_default();
         }
     }
+    if let Some(slot) = &ask.slot {
+        login.slot = find_slot(stream, slot).await?;
+    }
     if let Some(wanted) = &ask.stream {
         follow(stream, wanted, login).await?;
     }
     Ok(())
+}
+
+/// Whether the publisher has a subscription's slot; everybody may read that. A session for logical replication takes SQL.
+async fn find_slot<S>(stream: &mut S, name: &str) -> io::Result<Option<FarSlot>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // Before 13 there is no wal_status.
+    let sql = format!(
+        "SELECT pg_catalog.to_jsonb(s)->>'wal_status' FROM pg_catalog.pg_replication_slots s WHERE slot_name = '{}'",
+        name.replace('\'', "''")
+    );
+    let rows = query(stream, &sql).await?;
+    let slot = |rows: Rows| match rows.into_iter().next() {
+        None => FarSlot::Missing,
+        Some(row) if row.iter().flatten().any(|status| status == "lost") => FarSlot::Lost,
+        Some(_) => FarSlot::There,
+    };
+    Ok(rows.ok().map(slot))
 }
 
 /// Begins a stream as the walreceiver would, to hear what the server has against it, and ends it. Nothing is

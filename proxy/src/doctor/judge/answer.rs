@@ -5,7 +5,7 @@ use super::path::{layer_of, told};
 use super::{View, standby, words};
 use crate::doctor::catalogue::{self as found, Entry, Layer, Severity};
 use crate::doctor::facts::{
-    Answer, Cluster, Facts, Login, Password, Route, ServerError, Side, Upstream,
+    Answer, Cluster, Facts, FarSlot, Login, Password, Route, ServerError, Side, Upstream,
 };
 use crate::doctor::report::Finding;
 
@@ -87,6 +87,12 @@ fn welcome(facts: &Facts, login: &Login, upstream: &Upstream, view: &mut View) {
             format!("wal_level = {wal_level} on the publisher"),
             "",
         ));
+    } else if let (Some(fact), Some(slot)) = (gone(login.slot), &upstream.slot) {
+        view.find(Finding::new(
+            &found::SUBSCRIPTION_SLOT,
+            format!("slot {slot} {fact}"),
+            &logical_anew(login.slot, slot),
+        ));
     }
     // Asked of another cluster, or of an old primary, the server's objections would say nothing.
     let elsewhere = facts
@@ -98,6 +104,23 @@ fn welcome(facts: &Facts, login: &Login, upstream: &Upstream, view: &mut View) {
     {
         view.find(finding);
     }
+}
+
+/// What pg_replication_slots over there says of a subscription's slot that cannot be used.
+fn gone(slot: Option<FarSlot>) -> Option<&'static str> {
+    match slot? {
+        FarSlot::Missing => Some("is not in pg_replication_slots there"),
+        FarSlot::Lost => Some("has wal_status lost there"),
+        FarSlot::There => None,
+    }
+}
+
+fn logical_anew(state: Option<FarSlot>, slot: &str) -> String {
+    let drop = match state {
+        Some(FarSlot::Lost) => format!("SELECT pg_drop_replication_slot('{slot}'); "),
+        _ => String::new(),
+    };
+    format!("{drop}SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")
 }
 
 /// START_REPLICATION was refused.
