@@ -56,6 +56,22 @@ fn who_is_let_in(major: u32) {
     site.doctor_on_primary().names("H02", 1);
     hba(&site, &format!("local replication replicator peer\n{HBA}"));
     site.doctor_on_standby().names("A07", 1);
+    site.doctor_on_primary().names("A07", 1);
+    // Another role gets in, once the map has it; the slot tells of a standby that does not.
+    site.primary.query("create role another login replication");
+    let another = "local replication another peer map=site\n";
+    hba(
+        &site,
+        &format!("{another}local replication replicator peer\n{HBA}"),
+    );
+    site.doctor_on_primary().names("A07", 1);
+    let ident = fs::read_to_string(site.primary.data().join("pg_ident.conf")).expect("a map");
+    let mapped = ident.replace(" replicator", " another");
+    site.primary
+        .write("pg_ident.conf", &format!("{ident}{mapped}"));
+    site.primary.reload();
+    site.doctor_on_primary().names("A07", 3);
+    site.primary.query("drop role another");
 
     site.primary.query("alter role replicator password 'right'");
     hba(

@@ -194,6 +194,13 @@ fn logical() {
     );
     site.standby.query("alter subscription other enable");
     site.doctor_on_standby().is_well();
+    // A publisher has no need of a line for physical replication.
+    publisher.write(
+        "pg_hba.conf",
+        "local all postgres peer map=site\nlocal postgres replicator peer map=site\n",
+    );
+    publisher.reload();
+    doctor(&site.server, &publisher).is_well();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! `gather` fills them; `judge` reads them; a test can write them by hand.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -177,7 +178,12 @@ pub(crate) enum FarSlot {
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
     pub(crate) reach: Reach,
-    pub(crate) unix: bool,
+    /// None: a Unix socket.
+    pub(crate) ip: Option<IpAddr>,
+    /// The OS user that the proxy connects as; None where that cannot be told.
+    pub(crate) proxy_user: Option<String>,
+    /// Whether some rule of the tunnel admits physical replication.
+    pub(crate) physical: bool,
 }
 
 /// A cluster on this host: its files, and what the server says if it runs.
@@ -234,6 +240,8 @@ pub(crate) struct Server {
     pub(crate) conninfo_places: Vec<String>,
     pub(crate) pending_restart: Vec<String>,
     pub(crate) hba: Option<Vec<HbaRule>>,
+    /// pg_ident.conf, from 15 on.
+    pub(crate) ident: Option<Vec<Mapping>>,
     pub(crate) roles: Vec<Role>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) senders: Vec<Sender>,
@@ -277,6 +285,17 @@ pub(crate) struct HbaRule {
     pub(crate) address: Option<String>,
     pub(crate) netmask: Option<String>,
     pub(crate) auth_method: Option<String>,
+    /// `name=value`.
+    pub(crate) options: Option<Vec<String>>,
+    pub(crate) error: Option<String>,
+}
+
+/// A line of pg_ident_file_mappings.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct Mapping {
+    pub(crate) map: Option<String>,
+    pub(crate) os_user: Option<String>,
+    pub(crate) role: Option<String>,
     pub(crate) error: Option<String>,
 }
 
@@ -311,6 +330,8 @@ pub(crate) struct Sender {
     pub(crate) application_name: String,
     pub(crate) state: Option<String>,
     pub(crate) sync_state: Option<String>,
+    /// It decodes: for a subscription, and not for a standby.
+    pub(crate) logical: bool,
     /// Bytes that it has not replayed.
     pub(crate) behind: Option<f64>,
 }

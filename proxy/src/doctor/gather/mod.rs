@@ -12,11 +12,12 @@ mod server;
 mod walsender;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::Uid;
+use nix::unistd::{Uid, User};
 use tokio::time::Instant;
 
 use self::cluster::Place;
@@ -264,6 +265,7 @@ async fn server_side(
         }
         ListenAddress::Unix(_) => None,
     };
+    let owner = listener.as_ref().and_then(|target| owner_of(target.port));
     let (listener, backend) = tokio::join!(
         async {
             match &listener {
@@ -274,8 +276,45 @@ async fn server_side(
         path::plain(&server.postgres, deadline)
     );
     facts.listener = listener;
+    let rules = server.policy.rules();
     facts.backend = Some(Backend {
         reach: backend,
-        unix: matches!(server.postgres, PostgresAddress::Unix(_)),
+        ip: match &server.postgres {
+            PostgresAddress::Unix(_) => None,
+            // `localhost` is tried over IPv4 as well.
+            PostgresAddress::Tcp(target) => {
+                let ip = target.host.parse();
+                Some(ip.unwrap_or_else(|_| Ipv4Addr::LOCALHOST.into()))
+            }
+        },
+        proxy_user: owner,
+        physical: rules.is_empty() || rules.iter().any(|rule| rule.physical),
     });
+}
+
+/// The OS user that listens on a port of this host, if there is only one; the listening sockets stand first in these
+/// files (proc(5)).
+fn owner_of(port: u16) -> Option<String> {
+    const FIRST: u64 = 256 * 1024;
+    let mut text = String::new();
+    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        // A character that is cut at the end cannot be: the files are ASCII.
+        let _ = File::open(file).and_then(|open| open.take(FIRST).read_to_string(&mut text));
+    }
+    let uid = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (_, local) = fields.get(1)?.rsplit_once(':')?;
+        let listens = *fields.get(3)? == "0A" && u16::from_str_radix(local, 16) == Ok(port);
+        listens
+            .then(|| fields.get(7)?.parse::<u32>().ok())
+            .flatten()
+    };
+    let mut owners: Vec<_> = text.lines().filter_map(uid).collect();
+    owners.dedup();
+    match owners.as_slice() {
+        [one] => User::from_uid(Uid::from_raw(*one))
+            .ok()?
+            .map(|user| user.name),
+        _ => None,
+    }
 }

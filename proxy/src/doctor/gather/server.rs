@@ -98,6 +98,7 @@ fn fill(cluster: &mut Cluster, parts: &BTreeMap<&str, Value>, unseen: &mut Vec<S
         pending_restart: part(parts, "pending").unwrap_or_default(),
         conninfo_places: part(parts, "places").unwrap_or_default(),
         hba: part(parts, "hba"),
+        ident: part(parts, "ident"),
         roles: part(parts, "roles").unwrap_or_default(),
         slots: part(parts, "slots").unwrap_or_default(),
         senders: part(parts, "senders").unwrap_or_default(),
@@ -169,6 +170,12 @@ fn script(major: u32) -> String {
     } else {
         ""
     };
+    let ident = if major >= 15 {
+        "select 'ident', coalesce(jsonb_agg(jsonb_build_object('map', map_name, 'os_user', sys_name, 'role', pg_username,
+            'error', error)), '[]') from pg_ident_file_mappings;\n"
+    } else {
+        ""
+    };
     let wal_status = if major >= 13 { "wal_status" } else { "null" };
     let reason = if major >= 17 {
         "invalidation_reason"
@@ -199,8 +206,8 @@ select 'included', coalesce(jsonb_agg(file), '[]')
     from (select sourcefile as file from pg_file_settings {hba_files}) f where file is not null;
 select 'hba', coalesce(jsonb_agg(jsonb_build_object('place', {hba_place} || ':' || line_number, 'type', type,
     'database', database, 'user_name', user_name, 'address', address, 'netmask', netmask,
-    'auth_method', auth_method, 'error', error)), '[]') from pg_hba_file_rules;
-select 'roles', coalesce(jsonb_agg(jsonb_build_object('name', rolname, 'superuser', rolsuper,
+    'auth_method', auth_method, 'options', options, 'error', error)), '[]') from pg_hba_file_rules;
+{ident}select 'roles', coalesce(jsonb_agg(jsonb_build_object('name', rolname, 'superuser', rolsuper,
     'replication', rolreplication, 'login', rolcanlogin, 'expired', coalesce(rolvaliduntil < now(), false),
     'password', null, 'member_of', array(select g.rolname from pg_roles g where g.oid <> r.oid
         and not r.rolsuper and pg_has_role(r.oid, g.oid, 'member')))), '[]')
@@ -218,9 +225,10 @@ select 'slots', coalesce(jsonb_agg(jsonb_build_object('name', slot_name, 'active
         then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, restart_lsn))), '[]')
     from pg_replication_slots {not_synced};
 select 'senders', coalesce(jsonb_agg(jsonb_build_object('application_name', application_name, 'state', state,
-    'sync_state', sync_state, 'behind', pg_wal_lsn_diff(case when pg_is_in_recovery()
+    'sync_state', sync_state, 'logical', exists(select from pg_replication_slots s
+        where s.active_pid = r.pid and s.slot_type = 'logical'), 'behind', pg_wal_lsn_diff(case when pg_is_in_recovery()
         then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end, replay_lsn))), '[]')
-    from pg_stat_replication;
+    from pg_stat_replication r;
 select 'receiver', jsonb_build_object('pid', a.pid, 'status', case when w.status = 'streaming'
         and w.last_msg_send_time = w.last_msg_receipt_time
         and case when a.wait_event is null then clock_timestamp() - a.backend_start < '2s'

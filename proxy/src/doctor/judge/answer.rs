@@ -1,6 +1,8 @@
 //! What the far PostgreSQL answered on the standby's own startup, by SQLSTATE and routine: texts may be in any
 //! language ("PostgreSQL Error Codes"; "Error and Notice Message Fields").
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use super::path::{layer_of, told};
 use super::{View, standby, words};
 use crate::doctor::catalogue::{self as found, Entry, Layer, Severity};
@@ -204,10 +206,13 @@ fn refused(error: &ServerError, upstream: &Upstream) -> Finding {
 fn hba_line(error: &ServerError, upstream: &Upstream) -> String {
     let database = upstream.database.as_deref().unwrap_or("replication");
     let role = &upstream.user;
-    if error.message.contains("\"127.0.0.1\"") || error.message.contains("\"::1\"") {
-        words::host_line(database, role)
-    } else {
-        words::local_line(database, role)
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let from = loopback
+        .into_iter()
+        .find(|ip| error.message.contains(&format!("\"{ip}\"")));
+    match from {
+        Some(ip) => words::host_line(database, role, ip),
+        None => words::local_line(database, role),
     }
 }
 

@@ -12,7 +12,8 @@ use crate::setup::hba::{self, Address, Kind, Login, Rule, Transport, Word};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Via {
     Socket,
-    Loopback,
+    /// From this address of its own host.
+    Tcp(IpAddr),
 }
 
 /// What decides.
@@ -50,7 +51,7 @@ pub(super) fn decide<'a>(
     let told = |rule: &Rule| rules.get(rule.top_line);
     let over = match via {
         Via::Socket => hba::Via::Socket,
-        Via::Loopback => hba::Via::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Via::Tcp(ip) => hba::Via::Tcp(ip),
     };
     match hba::first_match(&read, &login(over)) {
         hba::Decision::Line(rule) => return told(rule).map_or(Decision::Nothing, Decision::Line),
@@ -108,7 +109,7 @@ fn as_read(rule: &HbaRule, index: usize) -> Option<Rule> {
         address: (transport != Transport::Local).then(|| address(rule)),
         method: rule.auth_method.clone().unwrap_or_default(),
         method_span: 0..0,
-        options: Vec::new(),
+        options: rule.options.clone().unwrap_or_default(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Facts in, findings out. Layer by layer from the wire up; the first layer with a problem is the last that is judged,
 //! so that nothing above it is blamed for what is broken below.
 
+mod admission;
 mod answer;
 mod far;
 mod hba;

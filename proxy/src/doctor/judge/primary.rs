@@ -1,14 +1,13 @@
-//! PostgreSQL on this host: what would keep a standby out (pg_hba.conf, roles, slots, walsenders, wal_level), what will
-//! at the next restart, and who streams from it. On a standby's host only its own configuration.
+//! PostgreSQL on this host: what would keep a standby out (slots, walsenders, wal_level), what will at the next restart,
+//! and who streams from it. On a standby's host only its own configuration.
 
 use super::answer::anew;
-use super::hba::{Decision, Via, decide};
 use super::path::words as outcome;
 use super::standby::log_or;
-use super::{View, words};
+use super::{View, admission, words};
 use crate::doctor::catalogue::{self as found, Layer, Severity};
 use crate::doctor::facts::{
-    Backend, Cluster, Explained, Facts, HbaRule, Outcome, Role, Sender, Server, Side,
+    Backend, Cluster, Explained, Facts, HbaRule, Outcome, Sender, Server, Side,
 };
 use crate::doctor::report::Finding;
 
@@ -28,17 +27,13 @@ pub(super) fn postgres(facts: &Facts, view: &mut View) {
     let mut own = View::default();
     configuration(cluster, server, &mut own);
     if facts.side == Side::Server {
-        let via = match &facts.backend {
-            Some(backend) if !backend.unix => Via::Loopback,
-            _ => Via::Socket,
-        };
         // Where the tunnel does not get to it, no line is to blame.
         if facts
             .backend
             .as_ref()
             .is_none_or(|backend| matches!(backend.reach.outcome, Outcome::Answered(_)))
         {
-            admission(server, tls_off(cluster), via, &mut own);
+            admission::admission(facts.backend.as_ref(), cluster, server, &mut own);
         }
         supply(cluster, server, &mut own);
     } else {
@@ -152,13 +147,13 @@ fn minimal(cluster: &Cluster) -> bool {
     cluster.setting("wal_level") == "minimal" && senders.is_ok_and(|senders| senders > 0)
 }
 
-fn tls_off(cluster: &Cluster) -> bool {
+pub(super) fn tls_off(cluster: &Cluster) -> bool {
     cluster.setting("ssl") == "off"
 }
 
 /// Whether the file cannot be loaded because of this line: a line for an encryption that the server does not have only
 /// cannot match.
-fn breaks(rule: &HbaRule, tls_off: bool) -> bool {
+pub(super) fn breaks(rule: &HbaRule, tls_off: bool) -> bool {
     let harmless = match rule.kind.as_deref() {
         Some("hostgssenc") => true,
         Some("hostssl") => tls_off,
@@ -185,105 +180,6 @@ fn lets_local_in(rule: &HbaRule) -> bool {
         .iter()
         .any(|start| address.starts_with(start));
     rule.error.is_none() && local && rule.auth_method.as_deref() == Some("trust")
-}
-
-/// Whether some role that may replicate gets in from the proxy.
-fn admission(server: &Server, tls_off: bool, via: Via, view: &mut View) {
-    let Some(rules) = &server.hba else {
-        return;
-    };
-    if rules.iter().any(|rule| breaks(rule, tls_off)) {
-        // The rules in force are older than the file.
-        return;
-    }
-    let able = |role: &&Role| role.login && !role.expired && (role.replication || role.superuser);
-    let able: Vec<_> = server.roles.iter().filter(able).collect();
-    let plain: Vec<_> = able
-        .iter()
-        .copied()
-        .filter(|role| !role.superuser)
-        .collect();
-    if plain.is_empty()
-        && let Some(role) = server
-            .roles
-            .iter()
-            .find(|role| role.replication && !role.superuser)
-    {
-        let why = match role.login {
-            true => "its password has expired (VALID UNTIL)",
-            false => "it is NOLOGIN",
-        };
-        let fact = format!(
-            "role {}: {why}, and there is no other for replication",
-            role.name
-        );
-        let finding = Finding::new(&found::ROLE_CANNOT_LOG_IN, fact, &words::name(&role.name));
-        // A standby may come in as a superuser, or by a certificate that asks for no password.
-        view.find(finding.at_most(Severity::Warning));
-    }
-    let candidates = if plain.is_empty() { able } else { plain };
-    let mut refused = Vec::new();
-    for role in candidates {
-        match barrier(rules, role, via) {
-            Some(finding) => refused.push(finding),
-            None => {
-                view.see(format!("pg_hba.conf admits {} for replication", role.name));
-                return;
-            }
-        }
-    }
-    if let Some(first) = refused.into_iter().next() {
-        view.find(first);
-    }
-}
-
-fn barrier(rules: &[HbaRule], role: &Role, via: Via) -> Option<Finding> {
-    let name = &role.name;
-    let line = match via {
-        Via::Socket => words::local_line("replication", name),
-        Via::Loopback => words::host_line("replication", name),
-    };
-    match decide(rules, role, None, via) {
-        Decision::CannotTell => None,
-        Decision::Nothing => Some(Finding::new(
-            &found::HBA_NO_LINE,
-            format!(
-                "none of its {} lines matches role {name} for `replication`",
-                rules.len()
-            ),
-            &line,
-        )),
-        Decision::TlsOnly(rule) => Some(Finding::new(
-            &found::HBA_TLS_ONLY,
-            format!(
-                "{} is the only line for role {name}, and it is hostssl",
-                rule.place
-            ),
-            &line,
-        )),
-        Decision::Line(rule) => {
-            let method = rule.auth_method.as_deref().unwrap_or_default();
-            let place = &rule.place;
-            match (method, role.password.as_deref()) {
-                ("reject", _) => Some(Finding::new(
-                    &found::HBA_REJECTS,
-                    format!("{place} decides about role {name}: reject"),
-                    &line,
-                )),
-                ("scram-sha-256", Some("md5")) => Some(Finding::new(
-                    &found::PASSWORD_FORM,
-                    format!("{place} decides about role {name}"),
-                    &words::name(name),
-                )),
-                ("scram-sha-256" | "md5" | "password", Some("")) => Some(Finding::new(
-                    &found::PASSWORD_WRONG,
-                    format!("{place} asks for a password, and role {name} has none"),
-                    &words::name(name),
-                )),
-                _ => None,
-            }
-        }
-    }
 }
 
 /// What a standby that was let in needs: WAL, walsenders, slots.

@@ -1,5 +1,6 @@
 //! Facts by hand, findings as ids: one line a case.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use protocol::replication::Lsn;
@@ -533,6 +534,7 @@ fn first_line_that_matches_decides() {
             _ => None,
         },
         auth_method: Some(method.to_owned()),
+        options: None,
         error: None,
     };
     let role = Role {
@@ -549,7 +551,7 @@ fn first_line_that_matches_decides() {
         Decision::CannotTell => "?".to_owned(),
     };
     let socket = |rules: &[HbaRule], database| said(rules, database, Via::Socket);
-    let tcp = |rules: &[HbaRule]| said(rules, None, Via::Loopback);
+    let tcp = |rules: &[HbaRule]| said(rules, None, Via::Tcp(Ipv4Addr::LOCALHOST.into()));
     // `all` does not cover replication, and `replication` covers nothing else.
     assert_eq!(
         socket(&[rule("local", "all", "all", "", "peer")], None),
@@ -593,6 +595,11 @@ fn first_line_that_matches_decides() {
             expected,
             "{address}"
         );
+    }
+    let six = Via::Tcp(Ipv6Addr::LOCALHOST.into());
+    for (address, expected) in [("::1", "md5"), ("127.0.0.0", "nothing")] {
+        let rules = [rule("host", "replication", "all", address, "md5")];
+        assert_eq!(said(&rules, None, six), expected, "{address}");
     }
     let tls = [
         rule("hostssl", "replication", "all", "all", "cert"),

@@ -1,5 +1,7 @@
 //! Names as they must stand in a way out, so that it can be copied: into psql, pg_hba.conf, a shell.
 
+use std::net::IpAddr;
+
 use crate::setup::hba::quote;
 use crate::setup::{V16, sql_identifier};
 
@@ -19,10 +21,11 @@ pub(super) fn local_line(database: &str, role: &str) -> String {
     format!("local {database} {role} peer map=pgtlsproxy")
 }
 
-/// The same over loopback TCP, by password.
-pub(super) fn host_line(database: &str, role: &str) -> String {
+/// The same over TCP from an address of this host, by password.
+pub(super) fn host_line(database: &str, role: &str, ip: IpAddr) -> String {
     let (database, role) = (word(database), word(role));
-    format!("host {database} {role} 127.0.0.1/32 scram-sha-256")
+    let bits = if ip.is_ipv4() { 32 } else { 128 };
+    format!("host {database} {role} {ip}/{bits} scram-sha-256")
 }
 
 /// `replication` stays the keyword that it is meant as.
