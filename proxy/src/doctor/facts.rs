@@ -342,7 +342,7 @@ pub(crate) struct Receiver {
     pub(crate) status: Option<String>,
     /// Seconds since the last message came.
     pub(crate) silent_for: Option<f64>,
-    /// Sent at, by the other clock, less received at, by ours; seconds.
+    /// Sent at, by the other clock, less received at, by ours; seconds. Less than the clock is ahead, by the time on the way.
     pub(crate) clock_ahead: Option<f64>,
     /// Set while it connects: for how many seconds.
     pub(crate) connecting_for: Option<f64>,

@@ -238,6 +238,7 @@ where
         "START_REPLICATION {slot}{} TIMELINE {}\0",
         wanted.from, wanted.timeline
     );
+    let (asked, began) = (SystemTime::now(), Instant::now());
     send(stream, &encode_message(b'Q', command.as_bytes())).await?;
     loop {
         let (tag, body) = match timeout(OBJECTION, read(stream)).await {
@@ -253,7 +254,9 @@ where
                 return Ok(());
             }
             b'd' => {
-                login.clock_ahead = clock(&body).and_then(ahead_of_us);
+                // It read its clock somewhere on the way: in the middle, as far as anybody knows.
+                let then = asked + began.elapsed() / 2;
+                login.clock_ahead = clock(&body).and_then(|clock| ahead_of(clock, then));
                 send(stream, &encode_message(b'c', b"")).await?;
                 return Ok(());
             }
@@ -274,9 +277,9 @@ fn clock(body: &[u8]) -> Option<Clock> {
     Some(Clock(i64::from_be_bytes(bytes.try_into().ok()?)))
 }
 
-fn ahead_of_us(clock: Clock) -> Option<f64> {
+fn ahead_of(clock: Clock, ours: SystemTime) -> Option<f64> {
     let theirs = clock.unix_micros()? as f64 / 1e6;
-    let ours = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let ours = ours.duration_since(UNIX_EPOCH).ok()?;
     Some(theirs - ours.as_secs_f64())
 }
 

@@ -154,24 +154,14 @@ pub(super) fn words(outcome: &Outcome) -> String {
 }
 
 pub(super) fn clocks(facts: &Facts, view: &mut View) {
-    let receiver = facts
-        .cluster
-        .as_ref()
-        .and_then(|cluster| cluster.server.as_ref()?.receiver.as_ref());
-    // Only a moment's message tells: what was sent before our clock was set tells of then.
-    let streamed = receiver
-        .filter(|receiver| receiver.silent_for.is_some_and(|seconds| seconds < 60.0))
-        .and_then(|receiver| receiver.clock_ahead);
     let asked = facts.routes.iter().find_map(|route| match &route.answer {
         Some(Answer::Welcome(login)) => login.clock_ahead,
         _ => None,
     });
-    let primary = asked
-        .or(streamed)
-        .map(|ahead| ("the primary's clock".to_owned(), ahead));
+    let asked = asked.map(|ahead| ("the primary's clock".to_owned(), ahead));
     let proxy =
         || far::clock(facts).map(|(target, ahead)| (format!("the clock at {target}"), ahead));
-    let Some((whose, ahead)) = primary.or_else(proxy) else {
+    let Some((whose, ahead)) = asked.or_else(proxy).or_else(|| streamed(facts)) else {
         return;
     };
     let how = if ahead > 0.0 { "ahead of" } else { "behind" };
@@ -181,6 +171,17 @@ pub(super) fn clocks(facts: &Facts, view: &mut View) {
     } else {
         view.see(fact);
     }
+}
+
+/// What a message of the stream tells, where no clock was asked. It may have waited on its way, in every buffer of a busy
+/// link: only that the other clock is ahead of ours is certain, and then by this or more.
+fn streamed(facts: &Facts) -> Option<(String, f64)> {
+    let receiver = facts.cluster.as_ref()?.server.as_ref()?.receiver.as_ref()?;
+    // What was sent before our clock was set tells of then.
+    let ahead = receiver
+        .clock_ahead
+        .filter(|_| receiver.silent_for.is_some_and(|seconds| seconds < 60.0))?;
+    (ahead > 0.0).then(|| ("the primary's clock, by its stream,".to_owned(), ahead))
 }
 
 pub(super) fn tls(facts: &Facts, view: &mut View) {

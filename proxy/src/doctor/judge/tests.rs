@@ -172,12 +172,17 @@ fn each_fact_has_its_id() {
         (&["N24"], |f| f.door.as_mut().unwrap().ours = false),
         (&["P08"], |f| f.door.as_mut().unwrap().admits = Some(false)),
         (&["Q01"], |f| {
+            server(f).receiver.as_mut().unwrap().clock_ahead = Some(30.0)
+        }),
+        // A busy link, and no other clock to go by.
+        (&[], |f| {
             server(f).receiver.as_mut().unwrap().clock_ahead = Some(-30.0)
         }),
+        (&["Q01"], |f| login(f).clock_ahead = Some(-30.0)),
         // Nothing was received of late: an old difference says nothing of now.
         (&[], |f| {
             let receiver = server(f).receiver.as_mut().unwrap();
-            (receiver.clock_ahead, receiver.silent_for) = (Some(-30.0), Some(90.0));
+            (receiver.clock_ahead, receiver.silent_for) = (Some(30.0), Some(90.0));
             set(f, "wal_receiver_timeout", "0");
         }),
         (&["H01"], |f| {
@@ -473,6 +478,11 @@ fn far_proxys_word_counts_where_nothing_else_was_heard() {
     // A login's own clock is the primary's; the far proxy's counts where there is none.
     facts.routes[0].far = Some(off);
     login(&mut facts).clock_ahead = Some(0.1);
+    assert_eq!(ids(&facts), ["Q01"; 0]);
+    // Asked, it counts more than what a message of the stream makes of it.
+    let mut facts = well();
+    facts.routes[0].far = Some(content());
+    server(&mut facts).receiver.as_mut().unwrap().clock_ahead = Some(-8.0);
     assert_eq!(ids(&facts), ["Q01"; 0]);
     // One target that works is enough.
     says(&mut facts, no_rule);
