@@ -22,6 +22,20 @@ const SETTINGS: &str = "'primary_conninfo', 'primary_slot_name', 'cluster_name',
     'recovery_min_apply_delay', 'wal_receiver_timeout', 'restore_command', 'listen_addresses', 'port', \
     'unix_socket_directories', 'ssl'";
 
+/// A walreceiver that is refused again and again calls itself streaming each time it has connected. Until its first
+/// message both times are that of its start. A stream at a segment's end may be idle: then it waits in its main loop, and
+/// not for an answer. Whoever may not see what it waits for goes by its age.
+const RECEIVER: &str = r"select 'receiver', jsonb_build_object('pid', a.pid, 'status', case when w.status = 'streaming'
+        and w.last_msg_send_time = w.last_msg_receipt_time
+        and case when a.wait_event is null then clock_timestamp() - a.backend_start < '2s'
+            else a.wait_event <> 'WalReceiverMain' end then 'starting' else w.status end,
+    'silent_for', extract(epoch from clock_timestamp() - w.last_msg_receipt_time),
+    'clock_ahead', extract(epoch from w.last_msg_send_time - w.last_msg_receipt_time),
+    'connecting_for', case when a.wait_event ilike '%walreceiverconnect'
+        then extract(epoch from clock_timestamp() - a.backend_start) end)
+    from pg_stat_activity a left join pg_stat_wal_receiver w on w.pid = a.pid where a.backend_type = 'walreceiver';
+";
+
 /// Asks until then, and adds what was told to `cluster`.
 pub(super) fn ask(place: &Place, cluster: &mut Cluster, unseen: &mut Vec<String>, until: Instant) {
     let Some(socket) = &cluster.socket else {
@@ -153,10 +167,6 @@ fn part<T: DeserializeOwned>(parts: &BTreeMap<&str, Value>, name: &str) -> Optio
     T::deserialize(parts.get(name)?).ok()
 }
 
-// A walreceiver that is refused again and again calls itself streaming each time it has connected. Until its first
-// message both times are that of its start. A stream at a segment's end may be idle: then it waits in its main loop, and
-// not for an answer. Whoever may not see what it waits for goes by its age.
-
 /// One SELECT for each part: its name, and its value as JSON on one line. PostgreSQL 10 to 18; what a version does not
 /// have is left out.
 fn script(major: u32) -> String {
@@ -229,16 +239,7 @@ select 'senders', coalesce(jsonb_agg(jsonb_build_object('application_name', appl
         where s.active_pid = r.pid and s.slot_type = 'logical'), 'behind', pg_wal_lsn_diff(case when pg_is_in_recovery()
         then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end, replay_lsn))), '[]')
     from pg_stat_replication r;
-select 'receiver', jsonb_build_object('pid', a.pid, 'status', case when w.status = 'streaming'
-        and w.last_msg_send_time = w.last_msg_receipt_time
-        and case when a.wait_event is null then clock_timestamp() - a.backend_start < '2s'
-            else a.wait_event <> 'WalReceiverMain' end then 'starting' else w.status end,
-    'silent_for', extract(epoch from clock_timestamp() - w.last_msg_receipt_time),
-    'clock_ahead', extract(epoch from w.last_msg_send_time - w.last_msg_receipt_time),
-    'connecting_for', case when a.wait_event ilike '%walreceiverconnect'
-        then extract(epoch from clock_timestamp() - a.backend_start) end)
-    from pg_stat_activity a left join pg_stat_wal_receiver w on w.pid = a.pid where a.backend_type = 'walreceiver';
-select 'waiting', count(*) from pg_stat_activity where wait_event = 'SyncRep';
+{RECEIVER}select 'waiting', count(*) from pg_stat_activity where wait_event = 'SyncRep';
 select 'subscriptions', coalesce(jsonb_agg(jsonb_build_object('name', subname, 'enabled', subenabled,
     'conninfo', subconninfo, 'slot', subslotname, 'running', exists(select from pg_stat_subscription s
         where s.subid = u.oid and s.received_lsn is not null))), '[]') from pg_subscription u;
