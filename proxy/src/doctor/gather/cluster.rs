@@ -142,6 +142,17 @@ pub(super) fn place(data: &Path) -> Result<Place, String> {
 }
 
 impl Place {
+    /// Where its libpq looks for a server's socket if nothing is said: PostgreSQL's own default, or that of Debian's and
+    /// RHEL's packages.
+    pub(super) fn default_sockets(&self) -> &'static str {
+        let packaged =
+            |program: &PathBuf| program.starts_with("/usr") && !program.starts_with("/usr/local");
+        match self.postgres.as_ref().is_some_and(packaged) {
+            true => "/var/run/postgresql",
+            false => "/tmp",
+        }
+    }
+
     /// What the files show.
     pub(super) fn look(&self, unseen: &mut Vec<String>, until: Instant) -> Cluster {
         let read = |name: &str| fs::read_to_string(self.data.join(name)).unwrap_or_default();

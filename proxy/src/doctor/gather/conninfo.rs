@@ -12,14 +12,24 @@ use zeroize::Zeroizing;
 use crate::doctor::facts::Password;
 
 /// Keywords and their values.
-#[derive(Clone, Default)]
-pub(super) struct Conninfo(BTreeMap<String, Zeroizing<String>>);
+#[derive(Clone)]
+pub(super) struct Conninfo {
+    values: BTreeMap<String, Zeroizing<String>>,
+    /// Where this libpq looks for a socket if it is told no host.
+    sockets: &'static str,
+}
 
 impl Conninfo {
     /// `None` where libpq would refuse it, or for a URI.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str, sockets: &'static str) -> Option<Self> {
         let mut values = BTreeMap::new();
         let mut rest = text.trim_start();
+        if ["postgres://", "postgresql://"]
+            .iter()
+            .any(|uri| rest.starts_with(uri))
+        {
+            return None;
+        }
         while !rest.is_empty() {
             let (key, after) = rest.split_once('=')?;
             let key = key.trim_end();
@@ -30,20 +40,28 @@ impl Conninfo {
             values.insert(key.to_owned(), Zeroizing::new(value));
             rest = after.trim_start();
         }
-        Some(Self(values))
+        Some(Self { values, sockets })
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&str> {
-        self.0
+        self.values
             .get(key)
             .map(|value| value.as_str())
             .filter(|value| !value.is_empty())
     }
 
-    /// Host as written, for the passfile; the first of several.
+    /// Host as written; the first of several.
     pub(super) fn host(&self) -> &str {
         let hosts = self.get("host").or_else(|| self.get("hostaddr"));
-        first(hosts.unwrap_or("/tmp"))
+        first(hosts.unwrap_or(self.sockets))
+    }
+
+    /// The host as the passfile has it.
+    fn passfile_host(&self) -> &str {
+        match self.host() {
+            host if host == self.sockets => "localhost",
+            host => host,
+        }
     }
 
     /// What is dialled: hostaddr where there is one.
@@ -60,7 +78,7 @@ impl Conninfo {
     /// The string without its password, which must not stand in a command line.
     pub(super) fn without_password(&self) -> String {
         let words = self
-            .0
+            .values
             .iter()
             .filter(|(key, _)| *key != "password")
             .map(|(key, value)| {
@@ -112,7 +130,7 @@ pub(super) fn password(
         .map_or_else(|| home.join(".pgpass"), PathBuf::from);
     let shown = passfile.display().to_string();
     let wanted = [
-        conninfo.host(),
+        conninfo.passfile_host(),
         &conninfo.port().to_string(),
         database,
         user,
@@ -166,7 +184,7 @@ pub(super) fn password(
         return Err(ignored(error.to_string(), format!("look at {shown}")));
     }
     let plain = [
-        conninfo.host(),
+        conninfo.passfile_host(),
         &conninfo.port().to_string(),
         database,
         user,
@@ -208,8 +226,7 @@ mod tests {
 
     #[test]
     fn conninfo_is_read_as_libpq_reads_it() {
-        let parsed =
-            Conninfo::parse(r"host = '/run/x' port=5442 password='it\'s \\ x' user=a\ b").unwrap();
+        let parsed = parse(r"host = '/run/x' port=5442 password='it\'s \\ x' user=a\ b").unwrap();
         for (key, value) in [
             ("host", "/run/x"),
             ("port", "5442"),
@@ -219,9 +236,31 @@ mod tests {
             assert_eq!(parsed.get(key), Some(value));
         }
         assert!(!parsed.without_password().contains("it"));
-        for wrong in ["host", "host='x", "a b=c", "postgresql://h/d"] {
-            assert!(Conninfo::parse(wrong).is_none(), "{wrong}");
+        for wrong in [
+            "host",
+            "host='x",
+            "a b=c",
+            "postgresql://h/d",
+            "postgres://h/d?sslmode=disable",
+        ] {
+            assert!(parse(wrong).is_none(), "{wrong}");
         }
+        for (text, dialled, in_passfile) in [
+            ("port=5442", "/run/default", "localhost"),
+            ("host=/run/default", "/run/default", "localhost"),
+            ("host=/run/x", "/run/x", "/run/x"),
+            ("host=a,b hostaddr=10.0.0.1", "10.0.0.1", "a"),
+        ] {
+            let parsed = parse(text).unwrap();
+            assert_eq!(
+                (parsed.address(), parsed.passfile_host()),
+                (dialled, in_passfile)
+            );
+        }
+    }
+
+    fn parse(text: &str) -> Option<Conninfo> {
+        Conninfo::parse(text, "/run/default")
     }
 
     #[test]

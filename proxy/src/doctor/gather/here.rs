@@ -155,12 +155,12 @@ impl Here<'_> {
         let before = replay_of(&mut cluster)
             .map(|replay| (replay.received.clone(), replay.replayed.clone()));
         let until = self.until;
-        let listen = self.tunnel.listen.clone();
+        let (listen, sockets) = (self.tunnel.listen.clone(), self.sockets());
         let asked = tokio::task::spawn_blocking(move || {
             for _ in 0..3 {
                 std::thread::sleep(Duration::from_millis(200));
                 server::ask(&place, &mut cluster, &mut Vec::new(), until);
-                only_ours(&mut cluster, &listen);
+                only_ours(&mut cluster, &listen, sockets);
                 if cluster.flows() || std::time::Instant::now() > until {
                     break;
                 }
@@ -184,18 +184,25 @@ impl Here<'_> {
         }
     }
 
+    /// Where the server's libpq looks for sockets by default.
+    fn sockets(&self) -> &'static str {
+        let place = self.place.as_deref();
+        place.map_or("/tmp", Place::default_sockets)
+    }
+
     /// What the cluster connects with, through this tunnel or elsewhere.
     fn upstream(&self, facts: &mut Facts) -> Option<Conninfo> {
         let cluster = facts.cluster.as_mut()?;
         let physical = cluster.setting("primary_conninfo").to_owned();
-        only_ours(cluster, &self.tunnel.listen);
+        let sockets = self.sockets();
+        only_ours(cluster, &self.tunnel.listen, sockets);
         let subscribed = || {
             let enabled = cluster.server.as_ref()?.subscriptions.iter();
             // One that stands, before those that run.
             let one = enabled
                 .filter(|one| one.enabled)
                 .min_by_key(|one| one.running)?;
-            let conninfo = Conninfo::parse(one.conninfo.as_deref()?)?;
+            let conninfo = Conninfo::parse(one.conninfo.as_deref()?, sockets)?;
             Some((conninfo, one.slot.clone()))
         };
         let logical = if cluster.in_recovery() == Some(false) && !cluster.standby_signal {
@@ -206,7 +213,7 @@ impl Here<'_> {
         let conninfo = match &logical {
             Some((conninfo, _)) => conninfo.clone(),
             None if physical.is_empty() => return None,
-            None => match Conninfo::parse(&physical) {
+            None => match Conninfo::parse(&physical, sockets) {
                 Some(conninfo) => conninfo,
                 None => {
                     facts.unseen.push(
@@ -325,9 +332,9 @@ impl Here<'_> {
 }
 
 /// Subscriptions that come through other ways are no matter of this tunnel.
-fn only_ours(cluster: &mut Cluster, listen: &ListenAddress) {
+fn only_ours(cluster: &mut Cluster, listen: &ListenAddress, sockets: &'static str) {
     let ours = |conninfo: &str| {
-        let conninfo = Conninfo::parse(conninfo)?;
+        let conninfo = Conninfo::parse(conninfo, sockets)?;
         let address = path::address(conninfo.address(), conninfo.port());
         Some(leads_here(&address, listen))
     };
