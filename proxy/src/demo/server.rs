@@ -13,6 +13,7 @@ use super::process::{Process, output_of};
 use super::sidecar::Sidecar;
 use super::{PATIENCE, say};
 use crate::problem::Problem;
+use crate::setup::bin_directories;
 
 /// Only part of the sockets' names: nothing listens on TCP.
 const PRIMARY_PORT: u16 = 5432;
@@ -37,8 +38,7 @@ impl Programs {
                 .unwrap_or_default(),
         };
         if given.is_none() {
-            places.extend(versioned("/usr/lib/postgresql", ""));
-            places.extend(versioned("/usr", "pgsql-"));
+            places.extend(bin_directories());
         }
         places.into_iter().find(complete).map(Self).ok_or_else(|| {
             Problem::new(
@@ -63,26 +63,6 @@ impl Programs {
             .unwrap_or("?")
             .to_owned())
     }
-}
-
-/// `PARENT/PREFIX<version>/bin` for every version there, newest first.
-fn versioned(parent: &str, prefix: &str) -> Vec<PathBuf> {
-    let mut found: Vec<(u32, PathBuf)> = fs::read_dir(parent)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let version = entry
-                .file_name()
-                .to_str()?
-                .strip_prefix(prefix)?
-                .parse()
-                .ok()?;
-            Some((version, entry.path().join("bin")))
-        })
-        .collect();
-    found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-    found.into_iter().map(|(_, path)| path).collect()
 }
 
 /// A running server; ended by a fast shutdown on drop.

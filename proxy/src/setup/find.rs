@@ -205,6 +205,26 @@ fn of_data_directory(data: &Path) -> Result<Cluster, Problem> {
         .ok_or_else(|| none_found(&format!("{} does not exist", cluster.config_file.display())))
 }
 
+/// Where Debian and RHEL put the programs of each version, the newest first.
+pub(crate) fn bin_directories() -> Vec<PathBuf> {
+    let mut found = versioned("/usr/lib/postgresql", "");
+    found.extend(versioned("/usr", "pgsql-"));
+    found
+}
+
+/// `PARENT/PREFIX<version>/bin`, newest first.
+fn versioned(parent: &str, prefix: &str) -> Vec<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = subdirectories(Path::new(parent))
+        .into_iter()
+        .filter_map(|directory| {
+            let version = file_name(&directory).strip_prefix(prefix)?.parse().ok()?;
+            Some((version, directory.join("bin")))
+        })
+        .collect();
+    found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
 impl Cluster {
     /// The path that a setting gives, seen as the server sees it: relative to its data directory.
     pub(crate) fn file(&self, settings: &Settings, name: &str, default: &str) -> PathBuf {

@@ -31,7 +31,7 @@ pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
 use diff::unified;
 pub(crate) use facts::{Facts, gather};
 pub(crate) use files::{Disk, Place};
-pub(crate) use find::{Cluster, Wanted, find};
+pub(crate) use find::{Cluster, Wanted, bin_directories, find};
 pub(crate) use leave::{SlotState, who_waits};
 pub(crate) use plan::{
     FileChange, LoginBy, SqlChange, Wishes, making_slot, primary as plan_primary, slot_name,

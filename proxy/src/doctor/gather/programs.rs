@@ -1,7 +1,6 @@
 //! PostgreSQL's own programs, run as the cluster's OS user, bounded in time and output: psql for what the server says,
 //! `postgres -C` for what a stopped server would do.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid};
+
+use crate::setup::bin_directories;
 
 const MOST_OUTPUT: u64 = 4 * 1024 * 1024;
 
@@ -99,8 +100,7 @@ fn collect(pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
 /// A program beside the server's own, or else the newest one that Debian or RHEL keep, or the PATH has.
 pub(super) fn find(name: &str, beside: Option<&Path>) -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = beside.map(Path::to_owned).into_iter().collect();
-    places.extend(versioned("/usr/lib/postgresql", ""));
-    places.extend(versioned("/usr", "pgsql-"));
+    places.extend(bin_directories());
     if let Some(path) = std::env::var_os("PATH") {
         places.extend(std::env::split_paths(&path));
     }
@@ -108,20 +108,4 @@ pub(super) fn find(name: &str, beside: Option<&Path>) -> Option<PathBuf> {
         .into_iter()
         .map(|place| place.join(name))
         .find(|path| path.is_file())
-}
-
-/// `PARENT/PREFIX<version>/bin`, newest first.
-fn versioned(parent: &str, prefix: &str) -> Vec<PathBuf> {
-    let mut found: Vec<(u32, PathBuf)> = fs::read_dir(parent)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let version = name.to_str()?.strip_prefix(prefix)?.parse().ok()?;
-            Some((version, entry.path().join("bin")))
-        })
-        .collect();
-    found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-    found.into_iter().map(|(_, path)| path).collect()
 }
