@@ -28,6 +28,7 @@ mod validate; // what was written, judged by PostgreSQL itself
 mod version; // what each major wants
 
 pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
+pub(crate) use conf::parse_line as parse_conf_line;
 use diff::unified;
 pub(crate) use facts::{Facts, gather};
 pub(crate) use files::{Disk, Place};

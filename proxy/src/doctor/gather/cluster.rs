@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use super::programs::{self, Owner};
 use crate::doctor::facts::{Cluster, Control};
+use crate::setup::parse_conf_line;
 
 /// What a stopped server is asked for, one by one (`postgres -C`).
 const WANTED: &[&str] = &[
@@ -356,34 +357,15 @@ fn conf_value(path: &Path, name: &str) -> Option<String> {
     conf_values(path).remove(name)
 }
 
-/// `name = 'value'` lines, of which the last counts ("Setting Parameters"); includes are not followed. Serves
-/// recovery.conf and Debian's data_directory; setup's reader of configuration files belongs here when it is there.
+/// The settings of one file, of which the last counts; includes are not followed. Serves recovery.conf and Debian's
+/// data_directory. A line that PostgreSQL would not read is passed over: doctor is there for files that are broken.
 fn conf_values(path: &Path) -> BTreeMap<String, String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let line = |line: &str| {
-        let (name, rest) = line
-            .trim_start()
-            .split_once(|c: char| c == '=' || c.is_whitespace())?;
-        let rest = rest.trim_start().trim_start_matches('=').trim_start();
-        let value = match rest.strip_prefix('\'') {
-            None => rest.split('#').next().unwrap_or_default().trim().to_owned(),
-            Some(quoted) => {
-                let mut value = String::new();
-                let mut chars = quoted.chars().peekable();
-                while let Some(c) = chars.next() {
-                    match c {
-                        '\'' if chars.peek() == Some(&'\'') => value.extend(chars.next()),
-                        '\'' => break,
-                        '\\' => value.extend(chars.next()),
-                        c => value.push(c),
-                    }
-                }
-                value
-            }
-        };
-        (!name.starts_with('#')).then(|| (name.to_ascii_lowercase(), value))
-    };
-    text.lines().filter_map(line).collect()
+    let text = fs::read(path).unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n');
+    lines
+        .filter_map(|line| parse_conf_line(line).ok().flatten())
+        .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -403,6 +385,18 @@ mod tests {
                 "port=1"
             ]
         );
+    }
+
+    #[test]
+    fn a_broken_line_does_not_hide_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("postgresql.conf");
+        let text = "broken broken broken\nData_Directory = '/a'\ndata_directory='it''s' # here\nport 5433\n";
+        fs::write(&path, text).unwrap();
+        let values = conf_values(&path);
+        assert_eq!(values["data_directory"], "it's");
+        assert_eq!(values["port"], "5433");
+        assert_eq!(values.len(), 2);
     }
 
     #[test]
