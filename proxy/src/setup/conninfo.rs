@@ -1,5 +1,5 @@
-//! libpq's connection strings of keywords and values (documentation, 34.1.1.1): written so that nothing in a value can
-//! break out of it.
+//! libpq's connection strings of keywords and values (documentation, 34.1.1.1): read as libpq reads them, and
+//! written so that nothing in a value can break out of it.
 
 use std::fmt;
 
@@ -8,10 +8,66 @@ use std::fmt;
 pub(crate) struct Conninfo(pub(crate) Vec<(String, String)>);
 
 impl Conninfo {
+    /// As libpq's conninfo_parse reads it; the error says what is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        let mut pairs = Vec::new();
+        let mut rest = text.trim_ascii_start();
+        while !rest.is_empty() {
+            let end = rest
+                .find(|c: char| c == '=' || c.is_ascii_whitespace())
+                .ok_or("a keyword without `=`")?;
+            if end == 0 {
+                return Err("a value without a keyword");
+            }
+            let (keyword, after) = rest.split_at(end);
+            let value = after
+                .trim_ascii_start()
+                .strip_prefix('=')
+                .ok_or("a keyword without `=`")?;
+            let (value, after) = match value.trim_ascii_start() {
+                quoted if quoted.starts_with('\'') => {
+                    quoted_value(quoted.get(1..).unwrap_or_default())?
+                }
+                plain => plain_value(plain),
+            };
+            pairs.push((keyword.to_owned(), value));
+            rest = after.trim_ascii_start();
+        }
+        Ok(Self(pairs))
+    }
+
     /// With one more keyword.
     pub(crate) fn with(mut self, keyword: &str, value: impl Into<String>) -> Self {
         self.0.push((keyword.to_owned(), value.into()));
         self
+    }
+}
+
+/// The value, and what follows its closing quote.
+fn quoted_value(text: &str) -> Result<(String, &str), &'static str> {
+    let mut value = String::new();
+    let mut chars = text.chars();
+    loop {
+        match chars.next().ok_or("a quote that does not end")? {
+            '\'' => return Ok((value, chars.as_str())),
+            '\\' => value.extend(chars.next()),
+            other => value.push(other),
+        }
+    }
+}
+
+/// The value up to a blank, and what follows.
+fn plain_value(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut chars = text.chars();
+    loop {
+        let rest = chars.as_str();
+        match chars.next() {
+            None => return (value, ""),
+            Some(blank) if blank.is_ascii_whitespace() => return (value, rest),
+            Some('\\') => value.extend(chars.next()),
+            Some(other) => value.push(other),
+        }
     }
 }
 
@@ -45,59 +101,6 @@ mod tests {
             let (_, value) = pairs.find(|(name, _)| name == keyword)?;
             Some(value)
         }
-
-        /// As libpq's conninfo_parse reads it; the error says what is wrong with it.
-        pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-            let mut pairs = Vec::new();
-            let mut rest = text.trim_ascii_start();
-            while !rest.is_empty() {
-                let end = rest
-                    .find(|c: char| c == '=' || c.is_ascii_whitespace())
-                    .ok_or("a keyword without `=`")?;
-                let (keyword, after) = rest.split_at(end);
-                let value = after
-                    .trim_ascii_start()
-                    .strip_prefix('=')
-                    .ok_or("a keyword without `=`")?;
-                let (value, after) = match value.trim_ascii_start() {
-                    quoted if quoted.starts_with('\'') => {
-                        quoted_value(quoted.get(1..).unwrap_or_default())?
-                    }
-                    plain => plain_value(plain),
-                };
-                pairs.push((keyword.to_owned(), value));
-                rest = after.trim_ascii_start();
-            }
-            Ok(Self(pairs))
-        }
-    }
-
-    /// The value, and what follows its closing quote.
-    fn quoted_value(text: &str) -> Result<(String, &str), &'static str> {
-        let mut value = String::new();
-        let mut chars = text.chars();
-        loop {
-            match chars.next().ok_or("a quote that does not end")? {
-                '\'' => return Ok((value, chars.as_str())),
-                '\\' => value.extend(chars.next()),
-                other => value.push(other),
-            }
-        }
-    }
-
-    /// The value up to a blank, and what follows.
-    fn plain_value(text: &str) -> (String, &str) {
-        let mut value = String::new();
-        let mut chars = text.chars();
-        loop {
-            let rest = chars.as_str();
-            match chars.next() {
-                None => return (value, ""),
-                Some(blank) if blank.is_ascii_whitespace() => return (value, rest),
-                Some('\\') => value.extend(chars.next()),
-                Some(other) => value.push(other),
-            }
-        }
     }
 
     #[test]
@@ -113,7 +116,9 @@ mod tests {
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(parsed.0, expected);
-        assert!(Conninfo::parse("host").is_err() && Conninfo::parse("a='b").is_err());
+        for wrong in ["host", "a='b", "=b"] {
+            assert!(Conninfo::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     proptest! {

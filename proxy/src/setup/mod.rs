@@ -29,6 +29,7 @@ mod version; // what each major wants
 
 pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
 pub(crate) use conf::parse_line as parse_conf_line;
+pub(crate) use conninfo::Conninfo;
 use diff::unified;
 pub(crate) use facts::{Facts, gather};
 pub(crate) use files::{Disk, Place};

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::doctor::facts::Password;
+use crate::setup;
 
 /// Keywords and their values.
 #[derive(Clone)]
@@ -22,24 +23,18 @@ pub(super) struct Conninfo {
 impl Conninfo {
     /// `None` where libpq would refuse it, or for a URI.
     pub(super) fn parse(text: &str, sockets: &'static str) -> Option<Self> {
-        let mut values = BTreeMap::new();
-        let mut rest = text.trim_start();
-        if ["postgres://", "postgresql://"]
+        let uri = ["postgres://", "postgresql://"];
+        if uri
             .iter()
-            .any(|uri| rest.starts_with(uri))
+            .any(|scheme| text.trim_start().starts_with(scheme))
         {
             return None;
         }
-        while !rest.is_empty() {
-            let (key, after) = rest.split_once('=')?;
-            let key = key.trim_end();
-            if key.is_empty() || key.contains(char::is_whitespace) {
-                return None;
-            }
-            let (value, after) = value(after.trim_start())?;
-            values.insert(key.to_owned(), Zeroizing::new(value));
-            rest = after.trim_start();
-        }
+        let pairs = setup::Conninfo::parse(text).ok()?.0;
+        let values = pairs
+            .into_iter()
+            .map(|(keyword, value)| (keyword, Zeroizing::new(value)))
+            .collect();
         Some(Self { values, sockets })
     }
 
@@ -77,41 +72,14 @@ impl Conninfo {
 
     /// The string without its password, which must not stand in a command line.
     pub(super) fn without_password(&self) -> String {
-        let words = self
-            .values
-            .iter()
-            .filter(|(key, _)| *key != "password")
-            .map(|(key, value)| {
-                format!(
-                    "{key}='{}'",
-                    value.replace('\\', "\\\\").replace('\'', "\\'")
-                )
-            });
-        words.collect::<Vec<_>>().join(" ")
+        let others = self.values.iter().filter(|(key, _)| *key != "password");
+        let plain = others.map(|(key, value)| (key.clone(), value.to_string()));
+        setup::Conninfo(plain.collect()).to_string()
     }
 }
 
 fn first(list: &str) -> &str {
     list.split(',').next().unwrap_or(list)
-}
-
-/// One value and what follows: quoted, or up to a blank; a backslash takes the next character as it is.
-fn value(text: &str) -> Option<(String, &str)> {
-    let (quoted, text) = match text.strip_prefix('\'') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\\' => value.push(chars.next()?.1),
-            '\'' if quoted => return Some((value, text.get(at + 1..)?)),
-            c if !quoted && c.is_whitespace() => return Some((value, text.get(at..)?)),
-            c => value.push(c),
-        }
-    }
-    (!quoted).then_some((value, ""))
 }
 
 /// The password that libpq would use for a server process of this OS user, or why there is none.
