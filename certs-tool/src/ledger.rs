@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use protocol::escape::escape;
+use protocol::identity::Fingerprint;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Date, Failure};
@@ -174,6 +175,16 @@ impl Ledger {
             .iter()
             .find(|entry| entry.event == Event::Dropped && entry.ca == ca);
         dropped.map(|entry| entry.at)
+    }
+
+    /// The certificates of the CAs that were dropped, in the order in which they were made.
+    pub(crate) fn dropped_authorities(&self) -> Vec<Fingerprint> {
+        let made = self
+            .entries
+            .iter()
+            .filter(|entry| entry.event == Event::Authority && self.dropped(&entry.ca).is_some());
+        made.filter_map(|entry| entry.certificate.as_ref()?.sha256.parse().ok())
+            .collect()
     }
 
     /// How many CAs were made before this one; `None` for one that is not in it.

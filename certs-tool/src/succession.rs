@@ -8,7 +8,7 @@ use std::path::Path;
 
 use protocol::hex::{Hex, from_hex};
 use protocol::identity::Fingerprint;
-use protocol::node::{Nodes, Voucher};
+use protocol::node::{Dropped, Nodes, Voucher};
 use rcgen::{KeyPair, SigningKey};
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -19,6 +19,7 @@ use crate::verify::{belongs_to, has_signed};
 
 const REQUEST: &[u8] = b"pgtlsproxy renewal 1: request\0";
 const NEXT_CA: &[u8] = b"pgtlsproxy renewal 1: next CA\0";
+const DROPPED: &[u8] = b"pgtlsproxy renewal 1: no CA\0";
 const NODES: &[u8] = b"pgtlsproxy members 1: nodes\0";
 
 /// The signature of a request for the next certificate by the key of this one, in PEM; in hexadecimal.
@@ -53,7 +54,8 @@ pub fn vouches(
         && voucher.ca == ca_print.to_string()
         && now.unix() <= voucher.until
         && from_hex(&voucher.signature).is_some_and(|signature| {
-            has_signed(by, &message(by_print, ca_print, voucher.until), &signature)
+            let message = message(NEXT_CA, by_print, ca_print, voucher.until);
+            has_signed(by, &message, &signature)
         })
 }
 
@@ -66,9 +68,40 @@ pub(crate) fn vouch(
 ) -> Result<Voucher, Failure> {
     let (by, ca) = (Fingerprint::of(by), Fingerprint::of(ca));
     let signature = key
-        .sign(&message(by, ca, until.unix()))
+        .sign(&message(NEXT_CA, by, ca, until.unix()))
         .map_err(|error| Failure::new("cannot sign", error.to_string(), ""))?;
     Ok(Voucher {
+        ca: ca.to_string(),
+        by: by.to_string(),
+        until: until.unix(),
+        signature: Hex(&signature).to_string(),
+    })
+}
+
+/// Whether the CA `by`, which is trusted, says that `ca` is to be trusted no longer.
+pub fn drops(word: &Dropped, by: &CertificateDer<'_>, ca: &CertificateDer<'_>, now: Date) -> bool {
+    let (by_print, ca_print) = (Fingerprint::of(by), Fingerprint::of(ca));
+    word.by == by_print.to_string()
+        && word.ca == ca_print.to_string()
+        && now.unix() <= word.until
+        && from_hex(&word.signature).is_some_and(|signature| {
+            let message = message(DROPPED, by_print, ca_print, word.until);
+            has_signed(by, &message, &signature)
+        })
+}
+
+/// The word of the CA with this key that `ca` is to be trusted no longer.
+pub(crate) fn drop_word(
+    by: &CertificateDer<'_>,
+    key: &KeyPair,
+    ca: Fingerprint,
+    until: Date,
+) -> Result<Dropped, Failure> {
+    let by = Fingerprint::of(by);
+    let signature = key
+        .sign(&message(DROPPED, by, ca, until.unix()))
+        .map_err(|error| Failure::new("cannot sign", error.to_string(), ""))?;
+    Ok(Dropped {
         ca: ca.to_string(),
         by: by.to_string(),
         until: until.unix(),
@@ -116,9 +149,9 @@ fn list(by: Fingerprint, until: i64, names: &[String]) -> Vec<u8> {
     message
 }
 
-/// All parts have fixed lengths, so nothing can be moved from one to another.
-fn message(by: Fingerprint, ca: Fingerprint, until: i64) -> Vec<u8> {
-    [NEXT_CA, by.as_bytes(), ca.as_bytes(), &until.to_be_bytes()].concat()
+/// All parts behind the label have fixed lengths, so nothing can be moved from one to another.
+fn message(label: &[u8], by: Fingerprint, ca: Fingerprint, until: i64) -> Vec<u8> {
+    [label, by.as_bytes(), ca.as_bytes(), &until.to_be_bytes()].concat()
 }
 
 fn read_key(pem: &[u8]) -> Result<Zeroizing<KeyPair>, Failure> {
@@ -163,6 +196,26 @@ mod tests {
             ..voucher
         };
         assert!(!vouches(&longer, &der(&old), &der(&new), Date::now()));
+
+        let gone = drop_word(&der(&new), &key, Fingerprint::of(&der(&old)), until);
+        assert!(
+            !drops(&gone.unwrap(), &der(&new), &der(&old), Date::now()),
+            "by another key"
+        );
+        let gone = drop_word(&der(&old), &key, Fingerprint::of(&der(&new)), until).unwrap();
+        assert!(drops(&gone, &der(&old), &der(&new), Date::now()));
+        assert!(!drops(&gone, &der(&old), &der(&old), Date::now()));
+        assert!(!drops(&gone, &der(&old), &der(&new), until.plus(1)), "late");
+        let as_voucher = Voucher {
+            ca: gone.ca.clone(),
+            by: gone.by.clone(),
+            until: gone.until,
+            signature: gone.signature,
+        };
+        assert!(
+            !vouches(&as_voucher, &der(&old), &der(&new), Date::now()),
+            "the one is never taken for the other"
+        );
 
         let names = vec!["db1".to_owned(), "standby1".to_owned()];
         let nodes = sign_list(&der(&old), &key, names, until).unwrap();

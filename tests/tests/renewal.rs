@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use testbed::enrolment::inviting_daemon_at;
 use testbed::renewal::{check, last_serial, own_files, renew, toml_of};
@@ -114,6 +116,16 @@ fn assert_failed((status, said): (i32, String), words: &[&str]) {
 
 fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).expect("it works")
+}
+
+fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
+    let all = CertificateDer::pem_file_iter(path).expect("it works");
+    all.map(|one| one.expect("it works")).collect()
+}
+
+/// Puts what one file holds behind what the other does.
+fn append(from: &Path, to: &Path) {
+    fs::write(to, [bytes(to), bytes(from)].concat()).expect("it works");
 }
 
 /// What openssl says of a certificate.
@@ -448,11 +460,20 @@ fn a_revoked_node_and_one_without_certificate_get_nothing() {
 #[test]
 fn a_new_ca_comes_with_the_renewal_and_the_old_one_goes() {
     let site = Site::new();
+    // A partner's CA, which somebody put on this node; and one that is trusted beside our CA, and not here.
+    let (partner, stranger) = (Pki::new(), Pki::new());
+    let own_crl = site.own.cert.with_file_name("ca.crl");
+    append(&partner.crl(), &own_crl);
+    append(&partner.ca(), &site.own.ca);
+    append(&stranger.crl(), &site.pki.crl());
+    append(&stranger.ca(), &site.pki.ca());
     let trusted = || {
-        fs::read_to_string(&site.own.ca)
-            .unwrap()
-            .matches("BEGIN")
-            .count()
+        let cas = certificates(&site.own.ca);
+        assert!(cas.contains(&certificates(&partner.ca())[0]));
+        assert!(!cas.contains(&certificates(&stranger.ca())[0]));
+        let crls = fs::read_to_string(&own_crl).unwrap();
+        assert_eq!(crls.matches("BEGIN").count(), cas.len());
+        cas.len() - 1
     };
     let new_ca_signs = || {
         let issuer = shown(&fs::read_to_string(&site.own.cert).unwrap(), &["-issuer"]);
@@ -463,6 +484,12 @@ fn a_new_ca_comes_with_the_renewal_and_the_old_one_goes() {
     assert_done(site.node(), "Asked");
     assert_done(site.host(), "Signed");
     assert_done(site.node(), "Renewed");
+    let (status, said) = site.node();
+    assert!(
+        status == 0 && said.contains("[K19]") && !said.contains("Trusted"),
+        "{said}"
+    );
+    assert_eq!(trusted(), 1);
 
     site.pki.certs_tool(&["ca", "rotate", "start"]).unwrap();
     assert_done(site.host(), "Not due");
@@ -564,7 +591,9 @@ fn a_ca_that_nobody_vouches_for_is_not_trusted_whoever_brings_it() {
     let (impostor, member) = (StandIn::new(), pki.issue("db2"));
     let config = client_config(&own, impostor.address(), "").replace(&own.toml(), &toml_of(&own));
     let node = Sidecar::run("node", &config);
-    let stranger = Pki::new();
+    let (stranger, partner) = (Pki::new(), Pki::new());
+    append(&partner.crl(), &own.cert.with_file_name("ca.crl"));
+    append(&partner.ca(), &own.ca);
     let files = [&own.cert, &own.key, &own.ca].map(|path| bytes(path));
     let both = [pki.ca(), stranger.ca()]
         .map(|ca| fs::read_to_string(ca).unwrap())
@@ -572,7 +601,17 @@ fn a_ca_that_nobody_vouches_for_is_not_trusted_whoever_brings_it() {
     let crl = [pki.crl(), stranger.crl()]
         .map(|crl| fs::read_to_string(crl).unwrap())
         .concat();
-    let answer = json!({"answer": "renewed", "ca": both, "crl": crl});
+    let [by, gone] = [pki.ca(), partner.ca()].map(|ca| {
+        let said = shown(
+            &fs::read_to_string(ca).unwrap(),
+            &["-fingerprint", "-sha256"],
+        );
+        let (_, digits) = said.trim().split_once('=').unwrap();
+        digits.replace(':', "").to_lowercase()
+    });
+    // Nor does a CA go because somebody says so.
+    let dropped = json!([{"ca": gone, "by": by, "until": i64::MAX, "signature": "00".repeat(64)}]);
+    let answer = json!({"answer": "renewed", "ca": both, "crl": crl, "dropped": dropped});
     let answers = thread::spawn(move || {
         loop {
             let Ok(mut wire) = impostor.accept().serve_tls_for(&member, ALPN_NODE) else {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use protocol::escape::escape;
 use protocol::identity::Fingerprint;
-use protocol::node::{Nodes, Voucher};
+use protocol::node::{Dropped, Nodes, Voucher};
 use rustls_pki_types::CertificateDer;
 
 use super::certify::{Place, files_of};
@@ -16,13 +16,15 @@ use crate::profile::{self, KeyAlgorithm, NodeName, Period};
 use crate::report::{Date, Failure};
 use crate::request::Request;
 use crate::store::Existing;
-use crate::succession::{is_signed_over, sign_list, vouch};
+use crate::succession::{drop_word, is_signed_over, sign_list, vouch};
 
 /// A certificate is renewed as long as no more than so many of its name are younger: an answer may be lost on its way,
 /// and an old key must not have new certificates for ever.
 const YOUNGER: usize = 3;
 /// How long a CA's word for the next one counts.
 const VOUCHED_FOR: i64 = 7 * 86_400;
+/// So many CAs that were dropped last are told of: a node that was away for longer is set up anew.
+const DROPPED_TOLD: usize = 16;
 
 /// What a node that renews itself says.
 #[derive(Debug)]
@@ -135,6 +137,17 @@ impl Authority {
         };
         let until = Date::now().plus(VOUCHED_FOR);
         Ok(vec![vouch(old.der(), &old.key, new.der(), until)?])
+    }
+
+    /// The signing CA's word which CAs of its ledger are to be trusted no longer.
+    pub fn dropped(&self) -> Result<Vec<Dropped>, Failure> {
+        let (by, until) = (&self.signing, Date::now().plus(VOUCHED_FOR));
+        let ledger = Ledger::read(&self.directory)?;
+        let prints = ledger.dropped_authorities();
+        let last = prints.into_iter().rev().take(DROPPED_TOLD);
+        last.filter(|ca| *ca != Fingerprint::of(by.der()))
+            .map(|ca| drop_word(by.der(), &by.key, ca, until))
+            .collect()
     }
 
     /// The signing CA's word which nodes it has: every name of which a certificate counts now.

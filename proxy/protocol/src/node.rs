@@ -159,6 +159,8 @@ pub struct Certificates {
     pub signing: String,
     /// Why one who trusts a CA may trust the one that follows it.
     pub vouchers: Vec<Voucher>,
+    /// Which CAs are to be trusted no longer.
+    pub dropped: Vec<Dropped>,
     /// Which nodes there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Nodes>,
@@ -184,6 +186,20 @@ pub struct Nodes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voucher {
     /// The SHA-256 of the certificate of the CA that follows, in hexadecimal.
+    pub ca: String,
+    /// The same of the CA that says so.
+    pub by: String,
+    /// The last second at which it counts (Unix time).
+    pub until: i64,
+    /// The signature of the latter, in hexadecimal.
+    pub signature: String,
+}
+
+/// A CA's word that another one, of its own ledger, is to be trusted no longer, so that a CA goes neither for the sake of
+/// whoever says so nor because it was not spoken of. It ends soon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// The SHA-256 of the certificate of the CA that goes, in hexadecimal.
     pub ca: String,
     /// The same of the CA that says so.
     pub by: String,

@@ -8,10 +8,13 @@ use protocol::error_response::Refusal;
 use protocol::escape::escape;
 use protocol::identity::Fingerprint;
 use protocol::node::{Answer, Certificates, Request};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::time::Instant;
 
 use super::candidate::Candidate;
-use super::install::{Trust, install};
+use super::install::{Installed, install};
+use super::trust::Trust;
 use super::{Done, Due, Own, Renew, forget_note, unrenewed};
 use crate::config::{Config, Side, SslNegotiation};
 use crate::net::Target;
@@ -27,7 +30,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// What the CA's host says.
 enum Heard {
-    Came(Certificates),
+    Came(Box<Certificates>),
     /// Nobody has signed yet; when somebody did last.
     Waits(Option<Date>),
 }
@@ -50,14 +53,17 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
     if !due.is_now() && !Candidate::waits(files) {
         let came = runtime.block_on(hear(checked, None));
         let installed = came.and_then(|came| match came {
-            Heard::Came(came) => take(checked, &came, None).map(|trust| (trust, came)),
-            Heard::Waits(_) => Ok((None, Certificates::default())),
+            Heard::Came(came) => take(checked, &came, None).map(|it| (Some(it), came)),
+            Heard::Waits(_) => Ok((None, Box::default())),
         });
         match installed {
-            Ok((trust, came)) => {
-                done.trust = trust;
+            Ok((installed, came)) => {
+                if let Some(installed) = installed {
+                    done.trust = installed.trust;
+                    done.problems.extend(installed.left_out);
+                }
                 renew.admit(checked, &came, &mut done);
-                if !signs_anew(&came, &due) {
+                if signing(&came).is_none_or(|ca| due.is_issued_by(&ca)) {
                     forget_note(files);
                     return Ok(done);
                 }
@@ -75,15 +81,17 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
     let signed = loop {
         match runtime.block_on(hear(checked, Some(&candidate))) {
             Ok(Heard::Came(came)) => {
-                let trust = take(checked, &came, Some(&candidate));
-                let trust = trust.map_err(|problem| failed(&problem))?;
+                let installed = take(checked, &came, Some(&candidate));
+                let installed = installed.map_err(|problem| failed(&problem))?;
                 forget_note(files);
-                done.trust = trust.or(done.trust);
+                done.trust = installed.trust.or(done.trust);
+                // Both times the same is said of the same CAs.
+                done.problems.retain(|problem| problem.id != "K19");
+                done.problems.extend(installed.left_out);
                 renew.admit(checked, &came, &mut done);
-                let until = super::leaf_of(&files.cert)
-                    .and_then(|leaf| protocol::identity::Identity::parse(&leaf).ok())
-                    .map_or(due.until, |new| Date::from_unix(new.not_after()));
-                done.own = Own::Renewed { until };
+                done.own = Own::Renewed {
+                    until: installed.until.unwrap_or(due.until),
+                };
                 return Ok(done);
             }
             Ok(Heard::Waits(_)) if Clock::now() < until => thread::sleep(AGAIN),
@@ -109,26 +117,20 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
     Ok(done)
 }
 
-/// Whether a CA signs that has not signed what we have.
-fn signs_anew(came: &Certificates, due: &Due) -> bool {
-    use rustls_pki_types::pem::PemObject;
-    let cas = rustls_pki_types::CertificateDer::pem_slice_iter(came.ca.as_bytes());
-    let signing = cas
-        .flatten()
-        .find(|ca| Fingerprint::of(ca).to_string() == came.signing);
-    signing.is_some_and(|ca| !due.is_issued_by(&ca))
+/// The CA that signs now, if that was said.
+fn signing(came: &Certificates) -> Option<CertificateDer<'static>> {
+    let mut cas = CertificateDer::pem_slice_iter(came.ca.as_bytes()).flatten();
+    cas.find(|ca| Fingerprint::of(ca).to_string() == came.signing)
 }
 
 fn take(
     checked: &Checked,
     came: &Certificates,
     candidate: Option<&Candidate>,
-) -> Result<Option<Vec<String>>, Problem> {
+) -> Result<Installed, Problem> {
     let (files, now) = (&checked.config.identity, &checked.credentials);
     let installed = install(files, now, came, candidate, &Trust::Vouched);
-    installed
-        .map(|installed| installed.trust)
-        .map_err(|mut problems| problems.remove(0))
+    installed.map_err(|mut problems| problems.remove(0))
 }
 
 /// Asks one host after the other until one has an answer; a refusal is told where nobody has.
@@ -215,7 +217,7 @@ async fn at(
         .await
         .map_err(of_refusal)?
     {
-        Answer::Renewed(came) => Ok(Heard::Came(came)),
+        Answer::Renewed(came) => Ok(Heard::Came(Box::new(came))),
         Answer::Waiting(waiting) => {
             let signed = (waiting.signed > 0).then(|| Date::from_unix(waiting.signed));
             Ok(Heard::Waits(signed))

@@ -9,35 +9,24 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use certs_tool::report::Date;
-use certs_tool::succession::vouches;
 use protocol::certificate::{Certificate, Crl};
 use protocol::node::Certificates;
+use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use tempfile::Builder;
 
 use super::candidate::Candidate;
+use super::trust::{Ca, Trust, Trusted, judge, subject};
 use super::unwritten;
 use crate::config::IdentityFiles;
 use crate::node::{certificate_to_pem, to_pem};
 use crate::problem::Problem;
 use crate::tls::{Credentials, merge};
 
-type Ca = CertificateDer<'static>;
 type List = CertificateRevocationListDer<'static>;
 
 /// What files under way begin with.
 pub(super) const PREFIX: &str = ".pgtlsproxy-renew-";
-/// No node trusts more, even in a rotation.
-const MOST_CAS: usize = 16;
-
-/// Why CAs are believed that came with a certificate.
-pub(super) enum Trust {
-    /// They lie on this host.
-    Ours,
-    /// Those that are trusted already, and those that one of them vouches for.
-    Vouched,
-}
 
 /// What was put in place.
 pub(super) struct Installed {
@@ -45,6 +34,8 @@ pub(super) struct Installed {
     pub(super) trust: Option<Vec<String>>,
     /// Until when the new certificate counts, if there is one.
     pub(super) until: Option<Date>,
+    /// Which CAs came besides, and are not trusted.
+    pub(super) left_out: Option<Problem>,
 }
 
 /// Judges and puts in place: CAs and CRLs, and with a `candidate` its certificate and key.
@@ -57,13 +48,7 @@ pub(super) fn install(
 ) -> Result<Installed, Vec<Problem>> {
     let one = |problem: Problem| vec![problem];
     let before = now.authorities();
-    let mut cas: Vec<Ca> = parse(&came.ca).map_err(one)?;
-    if cas.is_empty() {
-        cas = before.to_vec();
-    }
-    if let Trust::Vouched = trust {
-        judge_cas(before, &cas, came).map_err(one)?;
-    }
+    let Trusted { cas, left_out } = judge(before, came, trust).map_err(one)?;
     let mut both = before.to_vec();
     both.extend(cas.iter().filter(|ca| !before.contains(ca)).cloned());
     let lists = merge(&both, now.crls(), parse(&came.crl).map_err(one)?).crls;
@@ -110,6 +95,7 @@ pub(super) fn install(
     Ok(Installed {
         trust: changed.then(|| cas.iter().map(subject).collect()),
         until,
+        left_out,
     })
 }
 
@@ -154,30 +140,6 @@ where
     }
     let text: String = new.iter().map(pem).collect();
     put(path, text.as_bytes(), path)
-}
-
-/// Each is trusted already, or one that is vouches for it.
-fn judge_cas(before: &[Ca], cas: &[Ca], came: &Certificates) -> Result<(), Problem> {
-    if cas.len() > MOST_CAS {
-        return Err(useless(format!("{} CAs came", cas.len())));
-    }
-    let now = Date::now();
-    let is_trusted = |ca: &Ca| {
-        before.contains(ca)
-            || came
-                .vouchers
-                .iter()
-                .any(|voucher| before.iter().any(|by| vouches(voucher, by, ca, now)))
-    };
-    match cas.iter().find(|ca| !is_trusted(ca)) {
-        None => Ok(()),
-        Some(ca) => Err(Problem::new(
-            "K19",
-            format!("another CA came ({}), and is not trusted", subject(ca)),
-            "no CA that is trusted here vouches for it: this host missed a rotation, or somebody pretends",
-            "compare it with ca.crt on the CA's host, and copy that by hand if it is the same",
-        )),
-    }
 }
 
 /// The new certificate says who we are, as the one before did, and for longer.
@@ -247,17 +209,13 @@ fn of_these(lists: &[List], cas: &[Ca]) -> Vec<List> {
     lists.iter().filter(is_theirs).cloned().collect()
 }
 
-fn parse<T: PemObject>(pem: &str) -> Result<Vec<T>, Problem> {
+pub(super) fn parse<T: PemObject>(pem: &str) -> Result<Vec<T>, Problem> {
     T::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| useless(error.to_string()))
 }
 
-fn subject(ca: &Ca) -> String {
-    Certificate::parse(ca).map_or_else(|_| "unreadable".to_owned(), |ca| ca.subject().to_string())
-}
-
-fn useless(why: String) -> Problem {
+pub(super) fn useless(why: String) -> Problem {
     Problem::new(
         "K21",
         "what came from the CA's host cannot be used; nothing was changed",

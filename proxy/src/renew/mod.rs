@@ -9,6 +9,7 @@ mod ask;
 mod candidate;
 mod install;
 mod sign;
+mod trust;
 mod unit;
 
 use std::fs;

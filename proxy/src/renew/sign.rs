@@ -13,7 +13,8 @@ use protocol::node::{Certificates, Refused};
 use rustls_pki_types::CertificateDer;
 
 use super::candidate::Candidate;
-use super::install::{Trust, install};
+use super::install::install;
+use super::trust::Trust;
 use super::{Done, Due, Own, Renew, forget_note, of_failure, unrenewed, unwritten};
 use crate::control::{Ask, Daemon, Renewal, Renewals, Reply, Ruling};
 use crate::problem::Problem;
@@ -185,6 +186,9 @@ fn news(authority: &Authority) -> Result<Certificates, Problem> {
         signing: Fingerprint::of(authority.signing_der()).to_string(),
         vouchers: authority
             .vouchers()
+            .map_err(|failure| of_failure(&failure))?,
+        dropped: authority
+            .dropped()
             .map_err(|failure| of_failure(&failure))?,
         nodes: Some(authority.nodes().map_err(|failure| of_failure(&failure))?),
     })
