@@ -358,7 +358,12 @@ fn a_node_is_invited_anew_only_when_told_so_and_loses_its_old_certificate() {
     }
     let old_certificate = fs::read(&old.cert).unwrap();
     let dir = Scratch::new("anew");
-    join(dir.path(), &token, &[]).unwrap();
+    // What renewals that failed have left of the node before.
+    let left = ["node.key.next", "node.crt.renewal"].map(|name| dir.path().join(name));
+    left.iter().for_each(|file| fs::write(file, "{}").unwrap());
+    join(dir.path(), &token, &["--force"]).unwrap();
+    left.iter()
+        .for_each(|file| assert!(!file.exists(), "{file:?}"));
     assert_eq!(inviting.end().0, 0);
     assert_ne!(fs::read(&old.cert).unwrap(), old_certificate);
     daemon.reload();

@@ -655,3 +655,33 @@ fn a_run_that_died_between_its_renames_leaves_a_pair_that_works() {
     assert_eq!(bytes(&site.own.key), new_key);
     assert!(!next.exists());
 }
+
+#[test]
+fn a_key_that_is_left_from_before_the_files_were_replaced_by_hand_keeps_nothing_from_coming() {
+    let site = Site::new();
+    assert_done(site.node(), "Asked");
+    let next = site.own.key.with_extension("key.next");
+    assert!(next.exists());
+    let place = site.own.cert.parent().unwrap();
+    site.pki.issue("standby1").copied_to(place);
+    fs::copy(site.pki.crl(), place.join("ca.crl")).unwrap();
+    // Nobody there knows of the old request any more.
+    site.host.signal(Signal::SIGTERM);
+    let mut site = site;
+    site.host.wait_for_exit(Duration::from_secs(20));
+    let upstream = site.stand_in.upstream();
+    site.host = inviting_daemon_at(site.port, &site.pki, &site.host_identity, &upstream, "");
+
+    assert_done(site.node(), "Not due");
+    assert_done(site.host(), "Renewed");
+    site.pki.certs_tool(&["ca", "rotate", "start"]).unwrap();
+    assert_done(site.host(), "Not due");
+    assert_done(site.node(), "Trusted from now on");
+    assert!(!next.exists());
+    assert_done(site.host(), "Not due");
+
+    let next = site.host_identity.key.with_extension("key.next");
+    fs::write(&next, "").unwrap();
+    assert_done(site.host(), "Not due");
+    assert!(!next.exists());
+}

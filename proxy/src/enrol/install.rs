@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use tempfile::Builder;
 
 use super::{CONFIG, LOCK};
-use crate::config::{Config, Source};
+use crate::config::{Config, IdentityFiles, Source};
 use crate::problem::Problem;
 use crate::reload::{Checked, load};
 use crate::turn;
@@ -113,10 +113,23 @@ pub(super) fn install(directory: &Path, files: &Files<'_>) -> Result<Checked, Ve
     for name in NAMES {
         fs::rename(staging.path().join(name), directory.join(name)).map_err(failed)?;
     }
+    forget_renewals(directory, &checked.config.identity).map_err(failed)?;
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(failed)?;
     Ok(checked)
+}
+
+/// Takes away what renewals of the node have left that was here before; `now` is the new one's.
+fn forget_renewals(directory: &Path, now: &IdentityFiles) -> io::Result<()> {
+    for left in [now.next_key(), now.renewal_note()] {
+        let left = left.file_name().map(|name| directory.join(name));
+        match left.map_or(Ok(()), fs::remove_file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes what a run has left that was killed: a key among it. Nobody else is at work here now.

@@ -50,7 +50,7 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
         admitted: Vec::new(),
         problems: Vec::new(),
     };
-    if !due.is_now() && !Candidate::waits(files) {
+    if !due.is_now() {
         let came = runtime.block_on(hear(checked, None));
         let installed = came.and_then(|came| match came {
             Heard::Came(came) => take(checked, &came, None).map(|it| (Some(it), came)),
@@ -63,9 +63,15 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
                     done.problems.extend(installed.left_out);
                 }
                 renew.admit(checked, &came, &mut done);
-                if signing(&came).is_none_or(|ca| due.is_issued_by(&ca)) {
-                    forget_note(files);
-                    return Ok(done);
+                match signing(&came) {
+                    Some(ca) if !due.is_issued_by(&ca) => {}
+                    // One that waits may be what a new CA is asked with.
+                    None => return Ok(done),
+                    Some(_) => {
+                        Candidate::give_up(files).map_err(one)?;
+                        forget_note(files);
+                        return Ok(done);
+                    }
                 }
             }
             // It would be early to complain: there are two thirds of a life to go.

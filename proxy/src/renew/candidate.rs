@@ -1,5 +1,6 @@
 //! The next key and the request for it. The key lies beside the one in use (`KEY.next`) from before it is asked for
-//! until it takes that one's place, so that the same request can be made again and no answer is in vain.
+//! until it takes that one's place, so that the same request can be made again and no answer is in vain: as long as the
+//! certificate is due, or another CA signs than the one that made it.
 
 use std::fs;
 use std::io;
@@ -76,9 +77,14 @@ impl Candidate {
         })
     }
 
-    /// Whether one waits.
-    pub(super) fn waits(files: &IdentityFiles) -> bool {
-        files.next_key().exists()
+    /// Takes away one that waits, where nothing is due: the files were replaced by hand since it was made, and it would
+    /// be refused for ever.
+    pub(super) fn give_up(files: &IdentityFiles) -> Result<(), Problem> {
+        let path = files.next_key();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritten(&path, &error)),
+            _ => Ok(()),
+        }
     }
 }
 

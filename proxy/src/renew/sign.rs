@@ -63,8 +63,7 @@ fn own(
     let one = |problem: Problem| vec![problem];
     let files = &checked.config.identity;
     let due = Due::of(checked).map_err(one)?;
-    let is_due =
-        due.is_now() || Candidate::waits(files) || !due.is_issued_by(authority.signing_der());
+    let is_due = due.is_now() || !due.is_issued_by(authority.signing_der());
     let mut came = Certificates::default();
     let candidate = if is_due {
         let made = make(authority, checked, &due)
@@ -72,6 +71,7 @@ fn own(
         came.certificate = made.1;
         Some(made.0)
     } else {
+        Candidate::give_up(files).map_err(one)?;
         None
     };
     let news = news(authority).map_err(one)?;
