@@ -47,12 +47,21 @@ pub enum Event {
     Issued,
     /// A certificate was issued for a request.
     Signed,
+    /// As [`Event::Signed`], for a node that was invited, or that renews what it got so.
+    Joined,
     /// A certificate was revoked.
     Revoked,
     /// The CRL was written anew.
     Crl,
     /// The CA was dropped: from now on no node shall trust it.
     Dropped,
+}
+
+impl Event {
+    /// Whether a certificate was made for a request, so that its key is elsewhere.
+    pub(crate) fn is_by_request(self) -> bool {
+        matches!(self, Self::Signed | Self::Joined)
+    }
 }
 
 /// What the ledger keeps of a certificate.
@@ -148,7 +157,7 @@ impl Ledger {
         let issued = self
             .entries
             .iter()
-            .filter(|entry| matches!(entry.event, Event::Issued | Event::Signed));
+            .filter(|entry| entry.event == Event::Issued || entry.event.is_by_request());
         let with_state = issued.filter_map(|entry| {
             let record = entry.certificate.clone()?;
             let revoked = self.revocation(&entry.ca, &record.serial);
@@ -161,6 +170,15 @@ impl Ledger {
             })
         });
         with_state.collect()
+    }
+
+    /// The last certificate of each name of those that count now: who has one of this CA.
+    pub fn counting(&self, now: Date) -> Vec<Issued> {
+        newest_of(
+            self.issued()
+                .into_iter()
+                .filter(|issued| issued.counts(now)),
+        )
     }
 
     /// The last certificate of each node, in the order of the nodes' first ones.
@@ -232,7 +250,7 @@ impl Ledger {
 }
 
 /// The last of each name, in the order of the names' first ones.
-pub(crate) fn newest_of(issued: impl IntoIterator<Item = Issued>) -> Vec<Issued> {
+fn newest_of(issued: impl IntoIterator<Item = Issued>) -> Vec<Issued> {
     let mut newest: Vec<Issued> = Vec::new();
     for issued in issued {
         let same = newest

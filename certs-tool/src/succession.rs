@@ -8,7 +8,7 @@ use std::path::Path;
 
 use protocol::hex::{Hex, from_hex};
 use protocol::identity::Fingerprint;
-use protocol::node::{Dropped, Nodes, Voucher};
+use protocol::node::{Dropped, Node, Nodes, Voucher};
 use rcgen::{KeyPair, SigningKey};
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -20,7 +20,7 @@ use crate::verify::{belongs_to, has_signed};
 const REQUEST: &[u8] = b"pgtlsproxy renewal 1: request\0";
 const NEXT_CA: &[u8] = b"pgtlsproxy renewal 1: next CA\0";
 const DROPPED: &[u8] = b"pgtlsproxy renewal 1: no CA\0";
-const NODES: &[u8] = b"pgtlsproxy members 1: nodes\0";
+const NODES: &[u8] = b"pgtlsproxy members 2: nodes\0";
 
 /// The signature of a request for the next certificate by the key of this one, in PEM; in hexadecimal.
 pub fn sign_over(request: &str, key_pem: &[u8]) -> Result<String, Failure> {
@@ -115,7 +115,7 @@ pub fn lists(nodes: &Nodes, by: &CertificateDer<'_>, now: Date) -> bool {
     nodes.by == print.to_string()
         && now.unix() <= nodes.until
         && from_hex(&nodes.signature).is_some_and(|signature| {
-            has_signed(by, &list(print, nodes.until, &nodes.names), &signature)
+            has_signed(by, &list(print, nodes.until, &nodes.nodes), &signature)
         })
 }
 
@@ -123,28 +123,36 @@ pub fn lists(nodes: &Nodes, by: &CertificateDer<'_>, now: Date) -> bool {
 pub(crate) fn sign_list(
     by: &CertificateDer<'_>,
     key: &KeyPair,
-    names: Vec<String>,
+    nodes: Vec<Node>,
     until: Date,
 ) -> Result<Nodes, Failure> {
     let by = Fingerprint::of(by);
     let signature = key
-        .sign(&list(by, until.unix(), &names))
+        .sign(&list(by, until.unix(), &nodes))
         .map_err(|error| Failure::new("cannot sign", error.to_string(), ""))?;
     Ok(Nodes {
-        names,
+        nodes,
         by: by.to_string(),
         until: until.unix(),
         signature: Hex(&signature).to_string(),
     })
 }
 
-/// Each name has its length before it, so nothing can be moved from one to another.
-fn list(by: Fingerprint, until: i64, names: &[String]) -> Vec<u8> {
+/// Each text has its length before it, and each list its own, so nothing can be moved from one to another.
+fn list(by: Fingerprint, until: i64, nodes: &[Node]) -> Vec<u8> {
     let mut message = [NODES, by.as_bytes(), &until.to_be_bytes()].concat();
-    for name in names {
-        let length = u64::try_from(name.len()).unwrap_or(u64::MAX);
+    let mut put = |length: usize, bytes: &[u8]| {
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
         message.extend(length.to_be_bytes());
-        message.extend(name.as_bytes());
+        message.extend(bytes);
+    };
+    for node in nodes {
+        put(node.name.len(), node.name.as_bytes());
+        let kinds = [node.logical, node.ordinary].map(u8::from);
+        put(node.identities.len(), &kinds);
+        for identity in &node.identities {
+            put(identity.len(), identity.as_bytes());
+        }
     }
     message
 }
@@ -217,17 +225,37 @@ mod tests {
             "the one is never taken for the other"
         );
 
-        let names = vec!["db1".to_owned(), "standby1".to_owned()];
-        let nodes = sign_list(&der(&old), &key, names, until).unwrap();
+        let node = |name: &str, identities: &[&str], ordinary: bool| Node {
+            name: name.to_owned(),
+            identities: identities.iter().map(ToString::to_string).collect(),
+            logical: false,
+            ordinary,
+        };
+        let listed = vec![
+            node("db1", &["dns:a", "dns:b"], false),
+            node("standby1", &[], false),
+        ];
+        let nodes = sign_list(&der(&old), &key, listed.clone(), until).unwrap();
         assert!(lists(&nodes, &der(&old), Date::now()));
         assert!(!lists(&nodes, &der(&new), Date::now()), "of another CA");
         assert!(!lists(&nodes, &der(&old), until.plus(1)), "late");
-        for names in [&["db1", "standby1", "evil"][..], &["db1standby1"], &["db1"]] {
+        let others = [
+            [&listed[..], &[node("evil", &[], false)]].concat(),
+            vec![node("db1standby1", &[], false)],
+            vec![listed[0].clone()],
+            vec![node("db1", &["dns:a", "dns:b"], true), listed[1].clone()],
+            vec![node("db1", &["dns:adns:b"], false), listed[1].clone()],
+            vec![
+                node("db1", &["dns:a"], false),
+                node("standby1", &["dns:b"], false),
+            ],
+        ];
+        for nodes_now in others {
             let other = Nodes {
-                names: names.iter().map(ToString::to_string).collect(),
+                nodes: nodes_now.clone(),
                 ..nodes.clone()
             };
-            assert!(!lists(&other, &der(&old), Date::now()), "{names:?}");
+            assert!(!lists(&other, &der(&old), Date::now()), "{nodes_now:?}");
         }
 
         let out = place.path().join("node");

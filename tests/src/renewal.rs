@@ -47,7 +47,8 @@ pub fn last_serial(pki: &Pki, name: &str) -> String {
     let entries = ledger
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let mut made = entries.filter(|entry| entry["event"] == "issued" || entry["event"] == "signed");
+    let made = ["issued", "signed", "joined"];
+    let mut made = entries.filter(|entry| made.iter().any(|event| entry["event"] == *event));
     let last = made.rfind(|entry| entry["name"] == name);
     last.unwrap()["serial"].as_str().unwrap().to_owned()
 }

@@ -7,6 +7,7 @@ use std::thread;
 
 use testbed::enrolment::{Inviting, inviting_daemon, inviting_daemon_at, join};
 use testbed::programs::pgtlsproxy;
+use testbed::renewal::renew;
 use testbed::wire::{ALPN_NODE, Ending};
 use testbed::{Identity, Node, Pki, Scratch, Sidecar, StandIn, Wire, run};
 
@@ -390,4 +391,72 @@ fn without_a_running_daemon_nothing_is_invited_and_nothing_written() {
         "{said}"
     );
     assert_eq!(daemon.config(), before);
+}
+
+/// `pgtlsproxy renew` of a node that joined, whose daemon need not run for that.
+fn renew_in(dir: &Scratch) -> String {
+    let mut command = Command::new(pgtlsproxy());
+    let config = dir.path().join("pgtlsproxy.toml");
+    let output = command.args(["renew", "--config"]).arg(config).output();
+    let output = output.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn only_who_was_invited_is_let_in_by_the_others_and_for_no_more_than_here() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let monitoring =
+        "[[server.allow]]\nidentity = \"cn:monitoring\"\nreplication = []\nordinary = true\n";
+    let daemon = inviting_daemon(&pki, &pki.issue("db1"), &stand_in.upstream(), monitoring);
+    let joined = |name: &str, more: &[&str]| {
+        let mut inviting = Inviting::start(&daemon, &pki, name, more);
+        let (token, dir) = (inviting.token(), Scratch::new("joined"));
+        join(dir.path(), &token, &[]).unwrap();
+        assert_eq!(inviting.end().0, 0);
+        dir
+    };
+    let config = |dir: &Scratch| fs::read_to_string(dir.path().join("pgtlsproxy.toml")).unwrap();
+    let change = |dir: &Scratch, change: &dyn Fn(&str) -> String| {
+        fs::write(dir.path().join("pgtlsproxy.toml"), change(&config(dir))).unwrap();
+    };
+    let first = joined("standby1", &[]);
+    pki.issue("monitoring");
+    let second = joined("standby2", &["--san", "standby2.test"]);
+    let now = config(&second);
+    assert!(
+        now.contains("cn:db1") && now.contains("cn:standby1"),
+        "{now}"
+    );
+    assert!(!now.contains("cn:monitoring"), "{now}");
+    joined("standby3", &["--allow", "physical"]);
+    let (status, said) = renew(&daemon, Some(&pki), &[]);
+    assert_eq!(status, 0, "{said}");
+
+    // Somebody has let the second in there already, by another name and for less.
+    let narrow = "[[server.allow]]\nidentity = \"dns:standby2.test\"\napplication_names = [\"standby2\"]\n\n[[client]]";
+    change(&first, &|text| text.replace("[[client]]", narrow));
+    let said = renew_in(&first);
+    assert!(said.contains("Let in from now on: standby3"), "{said}");
+    let now = config(&first);
+    assert!(
+        !now.contains("cn:standby2") && !now.contains("cn:monitoring"),
+        "{now}"
+    );
+    assert!(
+        now.contains("identity = \"cn:standby3\"\nreplication = [\"physical\"]"),
+        "{now}"
+    );
+
+    // Where no rule is like another, it is told, and once.
+    let bound = |text: &str| text.replace("identity = ", "from = [\"127.0.0.1/32\"]\nidentity = ");
+    change(&second, &bound);
+    let said = renew_in(&second);
+    assert!(
+        said.contains("[K28]") && said.contains("standby3"),
+        "{said}"
+    );
+    let said = renew_in(&second);
+    assert!(!said.contains("[K28]"), "{said}");
 }

@@ -74,6 +74,28 @@ impl Authority {
         out: &Path,
         existing: Existing,
     ) -> Result<NewCertificate, Failure> {
+        self.sign_as(Event::Signed, request, node, out, existing)
+    }
+
+    /// As [`Authority::sign`], for a node that was invited: the other nodes will hear of it ([`Authority::joined`]).
+    pub fn admit(
+        &self,
+        request: &Request,
+        node: &NewNode,
+        out: &Path,
+        existing: Existing,
+    ) -> Result<NewCertificate, Failure> {
+        self.sign_as(Event::Joined, request, node, out, existing)
+    }
+
+    fn sign_as(
+        &self,
+        event: Event,
+        request: &Request,
+        node: &NewNode,
+        out: &Path,
+        existing: Existing,
+    ) -> Result<NewCertificate, Failure> {
         let [certificate_path, _] = files_of(node.name.as_str(), out);
         store::make_directory(out)?;
         let mut ledger = self.lock()?;
@@ -84,7 +106,7 @@ impl Authority {
             key_file: None,
             existing,
         };
-        self.publish(&mut ledger, Event::Signed, node, signed, place)
+        self.publish(&mut ledger, event, node, signed, place)
     }
 
     /// As [`Authority::sign`], for a certificate that goes elsewhere than into a file.

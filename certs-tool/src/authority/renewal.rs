@@ -96,7 +96,7 @@ impl Authority {
         if !how.force && Date::now() < due {
             return Ok(Renewed::NotDue { until, due });
         }
-        let signed_elsewhere = last.event == Event::Signed && pair.key.is_none();
+        let signed_elsewhere = last.event.is_by_request() && pair.key.is_none();
         if signed_elsewhere && how.key == KeyChoice::New {
             return Err(key_is_elsewhere(name, &last));
         }
@@ -144,7 +144,7 @@ impl Authority {
         let mut newest = newest.filter(|issued| issued.record.name == name.as_str());
         let last = newest.next().ok_or_else(|| nothing_issued(name))?;
         let [_, key_path] = files_of(name.as_str(), out);
-        if last.event != Event::Signed || key_path.exists() {
+        if !last.event.is_by_request() || key_path.exists() {
             return Ok(None);
         }
         let (until, due) = self.due(&last, &Pair::default());

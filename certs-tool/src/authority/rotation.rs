@@ -21,7 +21,7 @@ use super::{
 };
 use crate::contents;
 use crate::key;
-use crate::ledger::{Entry, Event, Ledger, LockedLedger, newest_of};
+use crate::ledger::{Entry, Event, Ledger, LockedLedger};
 use crate::report::{Date, Failure};
 use crate::store::{self, Existing, NewFile, Readers};
 use crate::verify::Encoded;
@@ -123,11 +123,9 @@ impl Rotation {
         let now = Date::now();
         let new_id = new.as_ref().map(id);
         // A certificate that has a successor which counts needs no other.
-        let counting = ledger.issued().into_iter();
-        let counting = newest_of(counting.filter(|issued| issued.counts(now)));
-        let nodes = counting.into_iter().map(|issued| NodeState {
+        let nodes = ledger.counting(now).into_iter().map(|issued| NodeState {
             is_new: Some(&issued.ca) == new_id.as_ref(),
-            by_request: issued.event == Event::Signed,
+            by_request: issued.event.is_by_request(),
             not_after: issued.record.not_after,
             name: issued.record.name,
         });

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use protocol::escape::escape;
 use protocol::identity::Fingerprint;
-use protocol::node::{Dropped, Nodes, Voucher};
+use protocol::node::{Dropped, Node, Nodes, Voucher};
 use rustls_pki_types::CertificateDer;
 
 use super::certify::{Place, files_of};
@@ -69,7 +69,12 @@ impl Authority {
             key_file: None,
             existing: Existing::Replace,
         };
-        self.publish(&mut ledger, Event::Signed, &node, signed, place)
+        // Who was invited stays so.
+        let event = match last.event {
+            Event::Joined => Event::Joined,
+            _ => Event::Signed,
+        };
+        self.publish(&mut ledger, event, &node, signed, place)
     }
 
     /// The ledger's entry of this very certificate, if it may have a successor now.
@@ -150,19 +155,17 @@ impl Authority {
             .collect()
     }
 
-    /// The signing CA's word which nodes it has: every name of which a certificate counts now.
-    pub fn nodes(&self) -> Result<Nodes, Failure> {
-        let now = Date::now();
-        let mut names: Vec<String> = Ledger::read(&self.directory)?
-            .issued()
-            .into_iter()
-            .filter(|issued| issued.counts(now))
-            .map(|issued| issued.record.name)
-            .collect();
-        names.sort();
-        names.dedup();
-        let (by, until) = (&self.signing, now.plus(VOUCHED_FOR));
-        sign_list(by.der(), &by.key, names, until)
+    /// Every node that was invited and has a certificate that counts now: its newest one.
+    pub fn joined(&self) -> Result<Vec<Issued>, Failure> {
+        let mut counting = Ledger::read(&self.directory)?.counting(Date::now());
+        counting.retain(|issued| issued.event == Event::Joined);
+        Ok(counting)
+    }
+
+    /// The signing CA's word that these are its nodes.
+    pub fn list(&self, nodes: Vec<Node>) -> Result<Nodes, Failure> {
+        let (by, until) = (&self.signing, Date::now().plus(VOUCHED_FOR));
+        sign_list(by.der(), &by.key, nodes, until)
     }
 
     /// The encoding of the certificate of the CA that signs.

@@ -171,14 +171,28 @@ pub struct Certificates {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Nodes {
-    /// The common names in their certificates.
-    pub names: Vec<String>,
+    /// Each of them.
+    pub nodes: Vec<Node>,
     /// The SHA-256 of the CA that says so, in hexadecimal.
     pub by: String,
     /// The last second at which it counts (Unix time).
     pub until: i64,
     /// The signature of the CA, in hexadecimal.
     pub signature: String,
+}
+
+/// A node of the CA, and what the CA's host lets it do beside physical replication: no other node lets it do more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// The common name in its certificate.
+    pub name: String,
+    /// What else rules may know it by, as `dns:standby1.example.com`.
+    pub identities: Vec<String>,
+    /// Logical replication.
+    pub logical: bool,
+    /// Ordinary sessions.
+    pub ordinary: bool,
 }
 
 /// A CA's word that another one follows it, so that the new one is trusted for its sake and not for that of whoever

@@ -122,6 +122,12 @@ impl Policy {
         Self { rules: None }
     }
 
+    /// Whether there is no rule, so that any certificate of the CA is admitted for replication.
+    #[must_use]
+    pub const fn admits_any_certificate(&self) -> bool {
+        self.rules.is_none()
+    }
+
     /// Whether some rule could admit a connection from this address: asked before any work is done for it.
     #[must_use]
     pub fn address_may_connect(&self, address: IpAddr) -> bool {

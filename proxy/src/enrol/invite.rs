@@ -15,19 +15,20 @@ use certs_tool::store::Existing;
 use protocol::escape::escape;
 use protocol::hex::from_hex;
 use protocol::node::{Answer, Certificates, Enrol, Enrolled, Grant, Refused};
-use protocol::policy::Names;
+use protocol::policy::{Names, Policy};
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::dismiss::Which;
 use super::host::{endpoints, own, pin};
+use super::listed::{nodes, policies};
 use super::proof::{Prover, invitation_id, is_proof, prove};
 use super::rules::{self, Rule, Written};
 use super::token::{Secret, Token};
 use super::withdraw::{has_joined, take_rule_back};
 use super::{CONFIG, of_failure};
-use crate::config::{Config, Side, Source};
+use crate::config::{Config, Source};
 use crate::control::{Ask, Daemon, Invitation, Over, Reply, Verdict};
 use crate::interrupt::Interrupt;
 use crate::net::Target;
@@ -201,12 +202,22 @@ impl Opened {
     /// `pgtlsproxy renew` makes good.
     fn tell_the_others(&self) {
         let Invite { directory, .. } = &self.invite;
-        let told = control_socket(&self.checked.config, directory)
-            .map_err(|problem| vec![problem])
-            .and_then(|socket| tell(&self.authority, &socket));
+        let told = self.as_it_is().and_then(|checked| {
+            let socket = control_socket(&checked.config, directory);
+            tell(
+                &self.authority,
+                &checked,
+                &socket.map_err(|problem| vec![problem])?,
+            )
+        });
         for problem in told.err().into_iter().flatten() {
             eprintln!("warning: {}", problem.warning());
         }
+    }
+
+    /// The configuration with the rule that was written, and whatever was changed while the invitation waited.
+    fn as_it_is(&self) -> Result<Checked, Vec<Problem>> {
+        load(&Source::File(self.invite.directory.join(CONFIG)))
     }
 
     fn take_rule_back(&self) -> Result<(), Vec<Problem>> {
@@ -334,9 +345,10 @@ impl Opened {
         let request =
             Request::parse(enrol.request.as_bytes(), Path::new("the request")).map_err(failure)?;
         // What may fail is done before the certificate exists, but for its CRL, which is made with it.
-        let own = own(self.checked.credentials.identity());
-        let mut members = others(&self.invite)?;
-        members.extend(own.filter(|own| !members.contains(own)));
+        others(&self.invite)?;
+        let checked = self.as_it_is().map_err(|mut problems| problems.remove(0))?;
+        let like_ours = self.like_ours(&checked);
+        let members = self.members(&checked, &like_ours)?;
         let ca = read(&self.checked.config.identity.ca)?;
         let name = &self.invite.name;
         if valid_names(&self.invite.pki)?.contains(&name.to_string()) {
@@ -350,7 +362,7 @@ impl Opened {
         };
         let made = self
             .authority
-            .sign(&request, &node, &self.invite.pki, Existing::Replace)
+            .admit(&request, &node, &self.invite.pki, Existing::Replace)
             .map_err(failure)?;
         let grant = Grant {
             certificates: Certificates {
@@ -360,7 +372,7 @@ impl Opened {
                 ..Certificates::default()
             },
             members,
-            ..self.like_ours()
+            ..like_ours
         };
         let grant = serde_json::to_string(&grant).map_err(|error| {
             Problem::new(
@@ -374,16 +386,27 @@ impl Opened {
         Ok((Enrolled { grant, proof }, made.certificate_path))
     }
 
+    /// Whom the new node lets in from the beginning: those that may here what it would let them do. The others it hears of
+    /// from the CA, with what they may.
+    fn members(&self, checked: &Checked, granted: &Grant) -> Result<Vec<String>, Problem> {
+        let joined = self.authority.joined();
+        let joined = joined.map_err(|failure| of_failure(&failure))?;
+        let mut members: Vec<String> = nodes(&joined, checked)
+            .into_iter()
+            .filter(|node| node.name != self.invite.name.as_str())
+            .filter(|node| node.logical && (node.ordinary || granted.ordinary.is_none()))
+            .map(|node| format!("cn:{}", node.name))
+            .collect();
+        let own = own(checked.credentials.identity());
+        members.extend(own.filter(|own| !members.contains(own)));
+        Ok(members)
+    }
+
     /// What our own rules let the new node do, so that it lets others do the same when roles have swapped.
-    fn like_ours(&self) -> Grant {
+    fn like_ours(&self, checked: &Checked) -> Grant {
         let identity = format!("cn:{}", self.invite.name);
-        let servers = self.checked.config.tunnels.iter();
-        let rules = servers.filter_map(|tunnel| match &tunnel.side {
-            Side::Server(server) => Some(server.policy.rules()),
-            Side::Client(_) => None,
-        });
         let mut grant = Grant::default();
-        for rule in rules.flatten() {
+        for rule in policies(&checked.config).flat_map(Policy::rules) {
             if rule.identity.to_string() != identity {
                 continue;
             }
@@ -424,18 +447,11 @@ pub(crate) fn control_socket(config: &Config, directory: &Path) -> Result<PathBu
     })
 }
 
-/// Whom the ledger knows as valid, by name, oldest first.
+/// Who has a certificate that counts, by the ledger, oldest first.
 pub(super) fn valid_names(pki: &Path) -> Result<Vec<String>, Problem> {
     let ledger = Ledger::read(pki).map_err(|failure| of_failure(&failure))?;
-    let now = Date::now();
-    let mut names = Vec::new();
-    for issued in ledger.issued() {
-        let valid = issued.revoked.is_none() && issued.record.not_after > now;
-        if valid && !names.contains(&issued.record.name) {
-            names.push(issued.record.name);
-        }
-    }
-    Ok(names)
+    let counting = ledger.counting(Date::now()).into_iter();
+    Ok(counting.map(|issued| issued.record.name).collect())
 }
 
 /// Every other node, as rules have it; fails where the invited name is a node's and may not be.

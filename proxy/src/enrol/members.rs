@@ -10,12 +10,13 @@ use std::path::Path;
 use certs_tool::profile::NodeName;
 use certs_tool::report::Date;
 use certs_tool::succession::lists;
-use protocol::node::Nodes;
+use protocol::identity::IdentityPattern;
+use protocol::node::{Node, Nodes};
 use tempfile::Builder;
-use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 
 use super::CONFIG;
-use super::host::own;
+use super::listed::{patterns, policies};
 use super::rules::rewrite;
 use crate::control::{Ask, Daemon};
 use crate::problem::Problem;
@@ -25,28 +26,17 @@ use crate::reload::Checked;
 const SEEN: &str = "nodes.seen";
 /// More nodes than that have no group.
 const MOST: usize = 256;
+/// What cannot be added, for a person to add.
+const BY_HAND: &str = "K28";
 
-/// Adds a rule for every node of the list that was not in the last one and has none, like the rules of a node that is let
-/// in already, and has the daemon take it. Gives their names.
+/// Adds a rule for every node of the list that was not in the last one and that no rule admits, like the rules of a node
+/// that is let in already and for no more than the CA's host lets it do, and has the daemon take it. Gives their names.
 pub(crate) fn admit_nodes(
     directory: &Path,
     checked: &Checked,
-    nodes: &Nodes,
+    listed: &Nodes,
 ) -> Result<Vec<String>, Vec<Problem>> {
-    let cas = checked.credentials.authorities();
-    let now = Date::now();
-    let is_name = |name: &String| name.parse::<NodeName>().is_ok();
-    if nodes.names.len() > MOST
-        || !nodes.names.iter().all(is_name)
-        || !cas.iter().any(|ca| lists(nodes, ca, now))
-    {
-        return Err(vec![Problem::new(
-            "K29",
-            "a list of nodes came that does not count; no rule was changed",
-            "no CA that is trusted here has signed it, or its time is over",
-            "on the CA's host: pgtlsproxy renew; and compare the clocks of both hosts",
-        )]);
-    }
+    believe(checked, listed).map_err(|problem| vec![problem])?;
     let seen_path = directory.join(SEEN);
     let unusable = |verb: &str, error: io::Error| {
         vec![Problem::new(
@@ -63,34 +53,76 @@ pub(crate) fn admit_nodes(
         Err(error) => return Err(unusable("read", error)),
     };
     let seen: BTreeSet<&str> = before.lines().collect();
-    let own = own(checked.credentials.identity());
-    let identity = |name: &str| format!("cn:{name}");
-    let known: Vec<String> = nodes.names.iter().map(|name| identity(name)).collect();
-    let new: Vec<String> = nodes
-        .names
+    let own = checked.credentials.identity().common_name();
+    let new: Vec<&Node> = listed
+        .nodes
         .iter()
-        .filter(|name| !seen.contains(name.as_str()))
-        .map(|name| identity(name))
-        .filter(|identity| own.as_ref() != Some(identity))
+        .filter(|node| !seen.contains(&*node.name) && own != Some(&*node.name))
+        .filter(|node| !is_admitted(node, checked))
         .collect();
     let admitted = if new.is_empty() {
-        Vec::new()
+        Ok(Vec::new())
     } else {
-        rewrite(directory, |old| {
-            edit(old, &known, &new).map_err(|why| by_hand(directory, &new, why))
-        })?
-        .unwrap_or_default()
+        let edit =
+            |old: &str| edit(old, &listed.nodes, &new).map_err(|why| by_hand(directory, &new, why));
+        rewrite(directory, edit).map(Option::unwrap_or_default)
     };
-    if !admitted.is_empty()
+    // What is to be done by hand is told once. All else is tried again.
+    if let Err(problems) = &admitted
+        && problems.iter().any(|problem| problem.id != BY_HAND)
+    {
+        return admitted;
+    }
+    if admitted.as_ref().is_ok_and(|admitted| !admitted.is_empty())
         && let Some(socket) = checked.config.control.as_ref().filter(|path| path.exists())
     {
         Daemon::ask(socket, Ask::Reload)?.reply()?;
     }
-    let text: String = nodes.names.iter().map(|name| format!("{name}\n")).collect();
+    let names = listed.nodes.iter().map(|node| format!("{}\n", node.name));
+    let text: String = names.collect();
     if text != before {
         remember(directory, &seen_path, &text).map_err(|error| unusable("written", error))?;
     }
-    Ok(admitted)
+    admitted
+}
+
+/// Whether the list counts.
+fn believe(checked: &Checked, listed: &Nodes) -> Result<(), Problem> {
+    let useless = |why: String, way_out: &str| {
+        Problem::new(
+            "K29",
+            "a list of nodes came that does not count; no rule was changed",
+            why,
+            way_out,
+        )
+    };
+    if listed.nodes.len() > MOST {
+        return Err(useless(
+            format!("it has {} names, of {MOST} at the most", listed.nodes.len()),
+            "write rules with a wildcard by hand",
+        ));
+    }
+    let (cas, now) = (checked.credentials.authorities(), Date::now());
+    let is_name = |node: &Node| node.name.parse::<NodeName>().is_ok();
+    if !listed.nodes.iter().all(is_name) || !cas.iter().any(|ca| lists(listed, ca, now)) {
+        return Err(useless(
+            "no CA that is trusted here has signed it, or its time is over".to_owned(),
+            "on the CA's host: pgtlsproxy renew; and compare the clocks of both hosts",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether any rule here is for it, by whichever of its names and for whatever: then somebody has seen to it.
+fn is_admitted(node: &Node, checked: &Checked) -> bool {
+    let names = patterns(node);
+    policies(&checked.config).any(|policy| {
+        policy.admits_any_certificate()
+            || policy
+                .rules()
+                .iter()
+                .any(|rule| names.iter().any(|name| rule.identity.covers(name)))
+    })
 }
 
 fn remember(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
@@ -102,21 +134,24 @@ fn remember(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
     file.persist(path).map(drop).map_err(|error| error.error)
 }
 
-fn by_hand(directory: &Path, new: &[String], why: String) -> Problem {
-    let names = new.join(", ");
+fn by_hand(directory: &Path, new: &[&Node], why: String) -> Problem {
+    let names: Vec<String> = new.iter().map(|node| format!("cn:{}", node.name)).collect();
     Problem::new(
-        "K28",
-        format!("{names} joined, and no rule could be added for it"),
+        BY_HAND,
+        format!(
+            "{} joined, and no rule could be added for it",
+            names.join(", ")
+        ),
         why,
         format!(
-            "add [[server.allow]] identity = \"...\" to {} by hand, if it may follow this node",
+            "add [[server.allow]] identity = \"...\" to {} by hand, if it may follow this node; this is not told again",
             directory.join(CONFIG).display()
         ),
     )
 }
 
-/// The text with rules for each of `new` that has none, like those of the first of `known` that has one; and their names.
-fn edit(text: &str, known: &[String], new: &[String]) -> Result<(String, Vec<String>), String> {
+/// The text with rules for each of `new`, like those of the first of `listed` that has one; and their names.
+fn edit(text: &str, listed: &[Node], new: &[&Node]) -> Result<(String, Vec<String>), String> {
     let mut document: DocumentMut = text
         .parse()
         .map_err(|error: toml_edit::TomlError| error.to_string())?;
@@ -132,19 +167,30 @@ fn edit(text: &str, known: &[String], new: &[String]) -> Result<(String, Vec<Str
         .get_mut("allow")
         .and_then(Item::as_array_of_tables_mut)
         .ok_or("its first [[server]] has no [[server.allow]] to go by")?;
-    let missing: Vec<&String> = new
-        .iter()
-        .filter(|identity| !rules.iter().any(|rule| identity_of(rule) == Some(identity)))
-        .collect();
+    let identity = |node: &Node| format!("cn:{}", node.name);
+    // Somebody else may have been here since the rules were read.
+    let missing = new.iter().filter(|node| {
+        let identity = identity(node);
+        !rules
+            .iter()
+            .any(|rule| identity_of(rule) == Some(&identity))
+    });
+    let missing: Vec<&Node> = missing.copied().collect();
     if missing.is_empty() {
         return Ok((text.to_owned(), Vec::new()));
     }
-    let like = like(rules, known)?;
+    let like = like(rules, listed)?;
     let mut names = Vec::new();
-    for identity in missing {
-        for rule in &like {
-            let mut rule = rule.clone();
-            rule.insert("identity", value(identity));
+    for node in missing {
+        let own: Vec<Table> = like.iter().filter_map(|rule| bounded(rule, node)).collect();
+        if own.is_empty() {
+            return Err(format!(
+                "{} may do nothing of what the others may",
+                node.name
+            ));
+        }
+        for mut rule in own {
+            rule.insert("identity", value(identity(node)));
             rule.decor_mut().set_prefix(
                 "\n# Written by `pgtlsproxy renew`: this node joined later, by the CA's word.\n",
             );
@@ -152,27 +198,61 @@ fn edit(text: &str, known: &[String], new: &[String]) -> Result<(String, Vec<Str
             rule.set_position(None);
             rules.push(rule);
         }
-        names.push(identity.trim_start_matches("cn:").to_owned());
+        names.push(node.name.clone());
     }
     Ok((document.to_string(), names))
 }
 
-/// The rules of the first node that is let in. One for certain addresses is like no other.
-fn like(rules: &ArrayOfTables, known: &[String]) -> Result<Vec<Table>, String> {
+/// The rules of the first node that is let in. One for certain addresses, or for an application_name, is like no other.
+fn like(rules: &ArrayOfTables, listed: &[Node]) -> Result<Vec<Table>, String> {
+    let is_of_a_node = |identity: &&str| {
+        let Ok(pattern) = identity.parse::<IdentityPattern>() else {
+            return false;
+        };
+        let is_meant = |node: &&Node| patterns(node).iter().any(|name| pattern.covers(name));
+        !pattern.is_wild() && listed.iter().filter(is_meant).count() == 1
+    };
     let first = rules
         .iter()
         .filter_map(identity_of)
-        .find(|identity| known.iter().any(|one| one == identity))
-        .ok_or("no other node of this CA is let in here")?;
+        .find(is_of_a_node)
+        .ok_or("no other node of this CA is let in here by a rule of its own")?;
     let like: Vec<Table> = rules
         .iter()
         .filter(|rule| identity_of(rule) == Some(first))
         .cloned()
         .collect();
-    if like.iter().any(|rule| rule.contains_key("from")) {
-        return Err(format!("the rule of {first} is for certain addresses"));
+    for (key, bound) in [
+        ("from", "for certain addresses"),
+        ("application_names", "for certain application_names"),
+    ] {
+        if like.iter().any(|rule| rule.contains_key(key)) {
+            return Err(format!("the rule of {first} is {bound}"));
+        }
     }
     Ok(like)
+}
+
+/// This rule for no more than the CA's host lets the node do; None if nothing is left of it.
+fn bounded(rule: &Table, node: &Node) -> Option<Table> {
+    let mut rule = rule.clone();
+    let list = rule.get("replication").and_then(Item::as_array);
+    let mut kinds: Vec<String> = match list {
+        Some(kinds) => kinds
+            .iter()
+            .filter_map(|kind| kind.as_str().map(str::to_owned))
+            .collect(),
+        None => ["physical", "logical"].map(str::to_owned).to_vec(),
+    };
+    if !node.logical && kinds.iter().any(|kind| kind != "physical") {
+        kinds.retain(|kind| kind == "physical");
+        rule.insert("replication", value(kinds.iter().collect::<Array>()));
+    }
+    let is_ordinary = |rule: &Table| rule.get("ordinary").and_then(Item::as_bool) == Some(true);
+    if !node.ordinary && is_ordinary(&rule) {
+        rule.remove("ordinary");
+    }
+    (!kinds.is_empty() || is_ordinary(&rule)).then_some(rule)
 }
 
 fn identity_of(rule: &Table) -> Option<&str> {
@@ -192,14 +272,27 @@ mod tests {
     const TEXT: &str = "# ours\n[[server]]\nlisten = \"0.0.0.0:5443\"\npostgres = \"/run/postgresql/.s.PGSQL.5432\"\n\n[[server.allow]]\nidentity = \"cn:db1\"\nusers = [\"r\"]\n\n\
         [[server.allow]]\nidentity = \"cn:db1\"\nreplication = []\nordinary = true\nusers = [\"r\"]\ndatabases = [\"postgres\"]\n\n[log]\nlevel = \"info\"\n";
 
-    fn list(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| format!("cn:{name}")).collect()
+    fn node(name: &str) -> Node {
+        Node {
+            name: name.to_owned(),
+            identities: vec![format!("dns:{name}.test")],
+            logical: true,
+            ordinary: true,
+        }
+    }
+
+    fn list(names: &[&str]) -> Vec<Node> {
+        names.iter().map(|name| node(name)).collect()
+    }
+
+    fn edited(text: &str, known: &[Node], new: &Node) -> Result<(String, Vec<String>), String> {
+        edit(text, known, &[new])
     }
 
     #[test]
     fn a_node_that_joined_later_may_what_the_others_may() {
         let known = list(&["db1", "standby1", "standby2"]);
-        let (new, names) = edit(TEXT, &known, &list(&["db1", "standby2"])).unwrap();
+        let (new, names) = edited(TEXT, &known, &known[2]).unwrap();
         assert_eq!(names, ["standby2"]);
         assert_eq!(
             new.matches("identity = \"cn:standby2\"").count(),
@@ -216,19 +309,46 @@ mod tests {
             new.starts_with("# ours\n") && new.ends_with("[log]\nlevel = \"info\"\n"),
             "{new}"
         );
-        let (again, names) = edit(&new, &known, &list(&["standby2"])).unwrap();
+        let (again, names) = edited(&new, &known, &known[2]).unwrap();
         assert_eq!((again, names.len()), (new, 0));
+        let by_dns = TEXT.replace("cn:db1", "dns:db1.test");
+        let (new, _) = edited(&by_dns, &known, &known[2]).unwrap();
+        assert_eq!(new.matches("cn:standby2").count(), 2, "{new}");
+    }
+
+    #[test]
+    fn nobody_may_more_than_where_the_ca_is() {
+        let known = list(&["db1", "standby2"]);
+        let physical = Node {
+            logical: false,
+            ordinary: false,
+            ..node("standby2")
+        };
+        let (new, _) = edited(TEXT, &known, &physical).unwrap();
+        assert_eq!(new.matches("cn:standby2").count(), 1, "{new}");
+        assert!(new.contains("replication = [\"physical\"]"), "{new}");
+        assert_eq!(new.matches("ordinary = true").count(), 1, "{new}");
+        let mixed = TEXT.replacen("users = ", "ordinary = true\nusers = ", 1);
+        let (new, _) = edited(&mixed, &known, &physical).unwrap();
+        assert_eq!(new.matches("ordinary = true").count(), 2, "{new}");
+        let only = TEXT.replacen("users = ", "replication = [\"logical\"]\nusers = ", 1);
+        assert!(edited(&only, &known, &physical).is_err());
     }
 
     #[test]
     fn nothing_is_made_wider_than_what_is_there() {
         let known = list(&["db1", "standby2"]);
-        let bound = TEXT.replacen("users = ", "from = [\"10.0.0.0/8\"]\nusers = ", 1);
-        assert!(edit(&bound, &known, &list(&["standby2"])).is_err());
-        let stranger = TEXT.replace("cn:db1", "cn:somebody");
-        assert!(edit(&stranger, &known, &list(&["standby2"])).is_err());
+        let new = node("standby2");
+        for bound in ["from = [\"10.0.0.0/8\"]", "application_names = [\"db1\"]"] {
+            let bound = TEXT.replacen("users = ", &format!("{bound}\nusers = "), 1);
+            assert!(edited(&bound, &known, &new).is_err());
+        }
+        for stranger in ["cn:somebody", "dns:*.test"] {
+            let stranger = TEXT.replace("cn:db1", stranger);
+            assert!(edited(&stranger, &known, &new).is_err());
+        }
         let none = "[[client]]\nlisten = \"/run\"\n";
-        let (same, names) = edit(none, &known, &list(&["standby2"])).unwrap();
+        let (same, names) = edited(none, &known, &new).unwrap();
         assert_eq!((same.as_str(), names.len()), (none, 0));
     }
 
@@ -247,7 +367,7 @@ mod tests {
         fs::write(&path, &text).unwrap();
         let checked = reload::load(&Source::File(path.clone())).unwrap();
         let nodes = Nodes {
-            names: ["db1", "standby1", "evil"].map(str::to_owned).to_vec(),
+            nodes: list(&["db1", "standby1", "evil"]),
             by: Fingerprint::of(authority.signing_der()).to_string(),
             until: i64::MAX,
             signature: "00".repeat(64),

@@ -17,6 +17,7 @@ use super::install::install;
 use super::trust::Trust;
 use super::{Done, Due, Own, Renew, forget_note, of_failure, unrenewed, unwritten};
 use crate::control::{Ask, Daemon, Renewal, Renewals, Reply, Ruling};
+use crate::enrol::nodes;
 use crate::problem::Problem;
 use crate::reload::Checked;
 
@@ -40,7 +41,7 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
     // What keeps this node from it must not keep the others from theirs.
     let own = own(&authority, checked);
     let granted = match &checked.config.control {
-        Some(socket) => grant(&authority, socket, &mut problems),
+        Some(socket) => grant(&authority, checked, socket, &mut problems),
         None => Vec::new(),
     };
     match own {
@@ -74,7 +75,7 @@ fn own(
         Candidate::give_up(files).map_err(one)?;
         None
     };
-    let news = news(authority).map_err(one)?;
+    let news = news(authority, checked).map_err(one)?;
     came = Certificates {
         certificate: came.certificate,
         ..news
@@ -115,7 +116,12 @@ fn make(
 }
 
 /// Signs what waits in the daemon, and tells it what all nodes should know of the CAs.
-fn grant(authority: &Authority, socket: &Path, problems: &mut Vec<Problem>) -> Vec<Granted> {
+fn grant(
+    authority: &Authority,
+    checked: &Checked,
+    socket: &Path,
+    problems: &mut Vec<Problem>,
+) -> Vec<Granted> {
     let mut granted = Vec::new();
     let mut talk = || -> Result<(), Vec<Problem>> {
         let mut daemon = Daemon::ask(socket, Ask::Renewals)?;
@@ -141,7 +147,7 @@ fn grant(authority: &Authority, socket: &Path, problems: &mut Vec<Problem>) -> V
             daemon.say(&ruling)?;
             left -= 1;
         }
-        tell(authority, socket)
+        tell(authority, checked, socket)
     };
     if let Err(talk) = talk() {
         problems.extend(talk);
@@ -150,8 +156,12 @@ fn grant(authority: &Authority, socket: &Path, problems: &mut Vec<Problem>) -> V
 }
 
 /// Has the daemon tell every node what is new of the CA and of its nodes.
-pub(crate) fn tell(authority: &Authority, socket: &Path) -> Result<(), Vec<Problem>> {
-    let news = news(authority).map_err(|problem| vec![problem])?;
+pub(crate) fn tell(
+    authority: &Authority,
+    checked: &Checked,
+    socket: &Path,
+) -> Result<(), Vec<Problem>> {
+    let news = news(authority, checked).map_err(|problem| vec![problem])?;
     match Daemon::ask(socket, Ask::News(Box::new(news)))?.reply()? {
         Reply::Done => Ok(()),
         other => Err(vec![unexpected(&other)]),
@@ -176,9 +186,13 @@ fn rule(authority: &Authority, renewal: &Renewal) -> Result<(Granted, String), P
     Ok((one, text(&made.certificate_path)?))
 }
 
-/// What every node should know of the CAs.
-fn news(authority: &Authority) -> Result<Certificates, Problem> {
+/// What every node should know of the CAs and of the other nodes.
+fn news(authority: &Authority, checked: &Checked) -> Result<Certificates, Problem> {
     let directory = authority.directory();
+    let joined = authority.joined().map_err(|failure| of_failure(&failure))?;
+    let nodes = authority
+        .list(nodes(&joined, checked))
+        .map_err(|failure| of_failure(&failure))?;
     Ok(Certificates {
         certificate: String::new(),
         ca: text(&directory.join(CA_CERTIFICATE))?,
@@ -190,7 +204,7 @@ fn news(authority: &Authority) -> Result<Certificates, Problem> {
         dropped: authority
             .dropped()
             .map_err(|failure| of_failure(&failure))?,
-        nodes: Some(authority.nodes().map_err(|failure| of_failure(&failure))?),
+        nodes: Some(nodes),
     })
 }
 

@@ -63,6 +63,28 @@ impl IdentityPattern {
     }
 }
 
+impl IdentityPattern {
+    /// Whether a certificate in which this name stands is one of those meant: `name` is taken letter by letter, and a `*`
+    /// in it is no wildcard.
+    pub fn covers(&self, name: &Self) -> bool {
+        match (self, name) {
+            (Self::Cn(pattern), Self::Cn(name)) => pattern.matches(&name.0, |a, b| a == b),
+            (Self::Dns(pattern), Self::Dns(name)) => {
+                pattern.matches(&name.0, str::eq_ignore_ascii_case)
+            }
+            (own, other) => own == other,
+        }
+    }
+
+    /// Whether it has a `*` in it, which stands for any label.
+    pub fn is_wild(&self) -> bool {
+        match self {
+            Self::Cn(pattern) | Self::Dns(pattern) => pattern.0.contains('*'),
+            Self::Ip(_) | Self::Uri(_) | Self::Sha256(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for IdentityPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
