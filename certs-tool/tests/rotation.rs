@@ -210,3 +210,19 @@ fn a_ca_in_the_bundle_that_is_not_ours_stays_there() {
         );
     }
 }
+
+#[test]
+fn the_ca_that_follows_has_a_name_of_its_own() {
+    let place = Place::empty();
+    place.ok("ca init --name site");
+    // By its name alone a CRL is found, so that each would be judged by the list of the other.
+    let said = place.fails("ca rotate start --name site");
+    assert!(
+        said.contains("CN=site") && said.contains("--name"),
+        "{said}"
+    );
+    assert_eq!(stage(&place), "none");
+    assert!(!place.path("pki/ca-next.key").exists());
+    place.ok("ca rotate start --name site-2");
+    assert_eq!(stage(&place), "trust");
+}

@@ -153,6 +153,14 @@ impl Authority {
             stage @ (Stage::Finishing | Stage::Aborting) => return Err(interrupted(stage)),
         }
         let (next, certificate_pem) = Ca::create(new)?;
+        let subject = next.certificate.subject();
+        if self.bundle.iter().any(|(ca, _)| ca.subject() == subject) {
+            return Err(Failure::new(
+                format!("a CA of the name {subject} is there already"),
+                "a CRL is found by the name of its CA alone: certificates of each would be judged by the list of the other",
+                "give another --name, or none: then it gets one that no other CA has",
+            ));
+        }
         // Under the passphrase of the old one, so that whoever runs this is asked once.
         let key = key::to_pem(
             &next.key,

@@ -195,6 +195,8 @@ pub enum Fault {
     NoCrl(Which),
     /// A CA whose key usage forbids it to sign CRLs.
     CaMayNotSignCrls(Which),
+    /// A CA of the same name as another one, with another key, where there are CRLs.
+    SameName(Which),
 }
 
 impl Fault {
@@ -223,6 +225,7 @@ impl Fault {
             Self::ForeignCrl { .. } => "T20",
             Self::NoCrl(_) => "T21",
             Self::CaMayNotSignCrls(_) => "T22",
+            Self::SameName(_) => "T27",
         }
     }
 
@@ -245,7 +248,8 @@ impl Fault {
             | Self::Ed25519(_)
             | Self::CrlExpired { .. }
             | Self::CrlExpiresSoon { .. }
-            | Self::ForeignCrl { .. } => true,
+            | Self::ForeignCrl { .. }
+            | Self::SameName(_) => true,
             Self::Expired(..)
             | Self::NotYetValid(..)
             | Self::OldVersion(..)
@@ -297,6 +301,7 @@ impl Fault {
             Self::CrlExpired { .. } | Self::CrlExpiresSoon { .. } => {
                 "certs-tool crl signs it anew; then copy ca.crl to every node".to_owned()
             }
+            Self::SameName(_) => "certs-tool ca rotate start, on one of their hosts, makes a CA of another name".to_owned(),
             Self::ForeignCrl { .. } | Self::NoCrl(_) => {
                 "copy ca.crl from the directory of the CA whose ca.crt is used".to_owned()
             }
@@ -414,6 +419,10 @@ impl fmt::Display for Fault {
             Self::NoCrl(which) => write!(
                 f,
                 "there is no CRL of the CA {which}, so nobody can tell what it revoked"
+            ),
+            Self::SameName(which) => write!(
+                f,
+                "another CA in the CA file is called {which}, too: a CRL is found by that name alone, so that certificates of one are judged by the list of the other, and refused"
             ),
             Self::CaMayNotSignCrls(which) => write!(
                 f,

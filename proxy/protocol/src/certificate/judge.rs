@@ -132,6 +132,16 @@ pub fn crl_faults(crls: &[Crl], cas: &[Certificate], now: i64) -> Vec<Fault> {
             found.push(Fault::CaMayNotSignCrls(Which::of(ca)));
         }
     }
+    // One that was signed anew for its old key is judged by the same list.
+    let is_double = |(place, ca): &(usize, &Certificate)| {
+        let before = cas.iter().take(*place);
+        let of_that_name = |other: &&Certificate| other.subject() == ca.subject();
+        before
+            .filter(of_that_name)
+            .any(|other| other.subject_key_id() != ca.subject_key_id())
+    };
+    let doubles = cas.iter().enumerate().filter(is_double);
+    found.extend(doubles.map(|(_, ca)| Fault::SameName(Which::of(ca))));
     for crl in crls {
         let issuer = crl.issuer().to_string();
         if cas.iter().any(|ca| crl.is_issued_by(ca)) {

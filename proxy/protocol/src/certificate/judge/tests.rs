@@ -161,7 +161,13 @@ fn crls_and_cas_must_fit() {
         ids(&crl_faults(one, std::slice::from_ref(&namesake), now)),
         ["T21", "T20"]
     );
-    assert_eq!(ids(&crl_faults(one, &[ca.clone(), namesake], now)), ["T21"]);
+    let both = crl_faults(one, &[ca.clone(), namesake], now);
+    assert_eq!(ids(&both), ["T21", "T27"]);
+    assert!(both[1].is_warning() && both[1].to_string().contains("CN=Test CA"));
+    assert_eq!(
+        ids(&crl_faults(one, &[ca.clone(), ca.clone()], now)),
+        [""; 0]
+    );
     let end = crl.next_update().unwrap();
     assert_eq!(
         ids(&crl_faults(one, std::slice::from_ref(&ca), end - DAY)),
@@ -264,6 +270,7 @@ fn every_fault_has_an_id_of_its_own_and_a_way_out() {
         },
         Fault::NoCrl(which()),
         Fault::CaMayNotSignCrls(which()),
+        Fault::SameName(which()),
     ];
     let mut seen = ids(&all);
     seen.sort_unstable();
