@@ -168,6 +168,8 @@ impl Authority {
             },
         ];
         store::write_all(&files, existing)?;
+        // Not before the files are there: a CA that could not be replaced goes on.
+        authority.drop_replaced(&mut ledger)?;
         Ok(authority)
     }
 

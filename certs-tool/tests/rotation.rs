@@ -226,3 +226,31 @@ fn the_ca_that_follows_has_a_name_of_its_own() {
     place.ok("ca rotate start --name site-2");
     assert_eq!(stage(&place), "trust");
 }
+
+#[test]
+fn what_a_ca_made_that_was_replaced_counts_no_longer() {
+    let place = Place::with_ca();
+    place.ok("issue db1");
+    place.ok("issue db2");
+    place.ok("ca init --force");
+    let counting = || {
+        let listed = place.json("list --json");
+        let all = listed.as_array().unwrap().iter();
+        let counting = all.filter(|one| one["dropped"].is_null());
+        counting
+            .map(|one| one["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(counting(), [""; 0]);
+    place.ok("issue db2 --force");
+    assert_eq!(counting(), ["db2"]);
+    for command in [
+        "ca rotate start",
+        "ca rotate switch",
+        "renew db2",
+        "ca rotate finish",
+    ] {
+        place.ok(command);
+    }
+    assert!(is_taken(&place, "pki/db2.crt"));
+}

@@ -295,6 +295,29 @@ impl Authority {
         Ok(Stage::None)
     }
 
+    /// Notes that every CA of the ledger but this one is nobody's any more.
+    pub(super) fn drop_replaced(&self, ledger: &mut LockedLedger) -> Result<(), Failure> {
+        let own = self.signing.id();
+        let mut replaced: Vec<String> = Vec::new();
+        for Entry { ca, .. } in ledger.entries() {
+            if *ca != own && !replaced.contains(ca) && ledger.dropped(ca).is_none() {
+                replaced.push(ca.clone());
+            }
+        }
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        let noted = replaced.into_iter().map(|ca| Entry {
+            event: Event::Dropped,
+            at: Date::now(),
+            crl: ledger.crl_number(&ca),
+            ca,
+            certificate: None,
+        });
+        let noted = noted.collect();
+        ledger.add(noted)
+    }
+
     fn rotation(&self, ledger: &Ledger) -> Result<Rotation, Failure> {
         Rotation::of(&self.directory, &self.bundle, ledger)
     }
