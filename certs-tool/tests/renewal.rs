@@ -244,3 +244,35 @@ fn list_names_what_ends_soon() {
     assert!(text(&place.run("list --expiring 30d").stdout).is_empty());
     assert_eq!(place.run("list --expiring soon").status.code(), Some(2));
 }
+
+#[test]
+fn a_key_that_is_left_of_an_earlier_certificate_makes_no_second_pair() {
+    let place = Place::with_ca();
+    place.ok("issue db2");
+    let key = fs::read(place.pki("db2.key")).unwrap();
+    // From now on the node has a key of its own, as one that renews itself.
+    place.ok("request db2 --out node");
+    place.ok("sign node/db2.csr --name db2 --force");
+    let entries = place.ledger().len();
+    let said = place.ok("renew --all");
+    assert!(said.contains("db2 is skipped"), "{said}");
+    assert_eq!(place.ledger().len(), entries);
+    assert_eq!(fs::read(place.pki("db2.key")).unwrap(), key);
+
+    place.ok("ca rotate start");
+    place.ok("ca rotate switch");
+    let said = place.ok("renew --all");
+    assert!(said.contains("db2"), "{said}");
+    let said = place.fails("ca rotate finish");
+    assert!(said.contains("hang on the old CA: db2"), "{said}");
+    let said = place.fails("renew db2");
+    assert!(said.contains("its key is not here"), "{said}");
+    place.ok("renew db2 --reuse-key");
+    assert!(
+        place
+            .run("verify pki/db2.crt --key node/db2.key --ca pki/ca.crt --crl pki/ca.crl")
+            .status
+            .success()
+    );
+    place.ok("ca rotate finish");
+}

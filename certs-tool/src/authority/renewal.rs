@@ -88,16 +88,20 @@ impl Authority {
         if last.revoked.is_some() {
             return Err(revoked(name));
         }
-        let pair = match Pair::read(name, out) {
+        let mut pair = match Pair::read(name, out) {
             Err(_) if how.force => Pair::default(),
             read => read?,
         };
+        let elsewhere = pair.is_elsewhere(&last, &ledger);
+        if elsewhere {
+            // What may lie here is the key of an earlier one.
+            pair.key = None;
+        }
         let (until, due) = self.due(&last, &pair);
         if !how.force && Date::now() < due {
             return Ok(Renewed::NotDue { until, due });
         }
-        let signed_elsewhere = last.event.is_by_request() && pair.key.is_none();
-        if signed_elsewhere && how.key == KeyChoice::New {
+        if elsewhere && how.key == KeyChoice::New {
             return Err(key_is_elsewhere(name, &last));
         }
         let node = NewNode {
@@ -140,11 +144,13 @@ impl Authority {
     /// Whether this node's key is elsewhere, so that [`Self::renew`] with a new key is not for us to do. What counts is
     /// what was signed last, wherever its certificate is.
     pub fn key_elsewhere(&self, name: &NodeName, out: &Path) -> Result<Option<Elsewhere>, Failure> {
-        let newest = Ledger::read(&self.directory)?.newest().into_iter();
+        let ledger = Ledger::read(&self.directory)?;
+        let newest = ledger.newest().into_iter();
         let mut newest = newest.filter(|issued| issued.record.name == name.as_str());
         let last = newest.next().ok_or_else(|| nothing_issued(name))?;
-        let [_, key_path] = files_of(name.as_str(), out);
-        if !last.event.is_by_request() || key_path.exists() {
+        // What cannot be read is a failure of the renewal itself.
+        let is_elsewhere = |pair: Pair| pair.is_elsewhere(&last, &ledger);
+        if !Pair::read(name, out).is_ok_and(is_elsewhere) {
             return Ok(None);
         }
         let (until, due) = self.due(&last, &Pair::default());
@@ -224,6 +230,23 @@ impl Pair {
             pair.key = Some(key?);
         }
         Ok(pair)
+    }
+
+    /// Whether the key of the newest certificate was never here: that was made for a request, and what lies here is no
+    /// key at all, or one that does not belong to what was made so.
+    fn is_elsewhere(&self, last: &Issued, ledger: &Ledger) -> bool {
+        let is_by_request = |certificate: &Encoded| {
+            let print = certificate.0.fingerprint().to_string();
+            let issued = ledger.issued().into_iter();
+            let mut of_this = issued.filter(|issued| issued.record.sha256 == print);
+            of_this
+                .next()
+                .is_none_or(|issued| issued.event.is_by_request())
+        };
+        let is_here = self.key.is_some()
+            && self.belongs_together()
+            && self.certificate.as_ref().is_some_and(is_by_request);
+        last.event.is_by_request() && !is_here
     }
 
     /// Whether nothing speaks against it: half a pair is what lies on a CA's host when the rest was moved to the node.
