@@ -1,9 +1,9 @@
 //! Certificates renew themselves: nobody types, nothing of a stream is lost, whoever may not gets nothing, and what
 //! keeps a renewal from coming is said in time.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
@@ -684,4 +684,32 @@ fn a_key_that_is_left_from_before_the_files_were_replaced_by_hand_keeps_nothing_
     fs::write(&next, "").unwrap();
     assert_done(site.host(), "Not due");
     assert!(!next.exists());
+}
+
+#[test]
+fn a_ca_key_that_cannot_be_opened_is_told_where_the_certificate_is_due() {
+    let site = Site::new();
+    let key = site.pki.dir().join("ca.key");
+    run(Command::new("openssl")
+        .args(["pkcs8", "-topk8", "-passout", "pass:horse", "-in"])
+        .arg(&key)
+        .arg("-out")
+        .arg(site.pki.dir().join("locked")))
+    .unwrap();
+    fs::rename(site.pki.dir().join("locked"), &key).unwrap();
+    let config = site.host.dir().join("pgtlsproxy.toml");
+    assert_failed(site.host(), &["[K20]", "minutes", "--passphrase-file"]);
+    let (status, said) = check(&config);
+    assert!(status == 3 && said.contains("K20"), "{said}");
+
+    let passphrase = site.pki.dir().join("passphrase");
+    fs::write(&passphrase, "horse").unwrap();
+    fs::set_permissions(&passphrase, Permissions::from_mode(0o600)).unwrap();
+    let said = renew(
+        &site.host,
+        Some(&site.pki),
+        &["--passphrase-file", passphrase.to_str().unwrap()],
+    );
+    assert_done(said, "Renewed");
+    assert!(!check(&config).1.contains("K20"));
 }

@@ -33,7 +33,7 @@ pub(crate) struct Granted {
 pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>> {
     let key = renew.pki.join(CA_KEY);
     let authority = Authority::open(&renew.pki, || renew.passphrase.ask(&key))
-        .map_err(|failure| vec![of_failure(&failure)])?;
+        .map_err(|failure| vec![unopened(checked, &of_failure(&failure))])?;
     let mut problems = Vec::new();
     if let Err(failure) = authority.refresh_crl(CRL_SECONDS) {
         problems.push(of_failure(&failure));
@@ -53,6 +53,14 @@ pub(super) fn run(renew: &Renew, checked: &Checked) -> Result<Done, Vec<Problem>
             problems,
         }),
         Err(own) => Err(own.into_iter().chain(problems).collect()),
+    }
+}
+
+/// Without the CA's key this node's own certificate is not renewed either; that is told where it is due.
+fn unopened(checked: &Checked, problem: &Problem) -> Problem {
+    match Due::of(checked) {
+        Ok(due) if due.is_now() => unrenewed(&checked.config.identity, due.until, problem),
+        _ => problem.clone(),
     }
 }
 
