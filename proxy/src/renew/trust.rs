@@ -84,3 +84,68 @@ fn stranger(names: &str) -> Problem {
         "compare it with ca.crt on the CA's host, and copy that by hand if it is the same",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use certs_tool::authority::{Authority, CA_CERTIFICATE, NewAuthority};
+    use certs_tool::report::Failure;
+    use certs_tool::store::Existing;
+    use protocol::node::Dropped;
+    use rustls_pki_types::pem::PemObject;
+
+    use super::*;
+
+    #[test]
+    fn a_ca_comes_and_goes_on_the_word_of_ours_and_a_partners_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let [ours, partners] = ["ours", "partners"].map(|name| place.path().join(name));
+        for dir in [&ours, &partners] {
+            Authority::create(dir, &NewAuthority::default(), Existing::Keep).unwrap();
+        }
+        let open = || Authority::open(&ours, || Err(Failure::new("none", "", ""))).unwrap();
+        let told = || {
+            let authority = open();
+            Certificates {
+                ca: std::fs::read_to_string(ours.join(CA_CERTIFICATE)).unwrap(),
+                signing: Fingerprint::of(authority.signing_der()).to_string(),
+                vouchers: authority.vouchers().unwrap(),
+                dropped: authority.dropped().unwrap(),
+                ..Certificates::default()
+            }
+        };
+        let partner = Ca::from_pem_file(partners.join(CA_CERTIFICATE)).unwrap();
+        let old = open().signing_der().clone();
+        let before = [old.clone(), partner.clone()];
+        let judged = |before: &[Ca], came: &Certificates| judge(before, came, &Trust::Vouched);
+
+        assert_eq!(judged(&before, &told()).unwrap().cas, before);
+        open().start_rotation(&NewAuthority::default()).unwrap();
+        let both = judged(&before, &told()).unwrap().cas;
+        assert_eq!((both.len(), &both[..2]), (3, &before[..]));
+        let new = both[2].clone();
+        open().switch_rotation().unwrap();
+        open().finish_rotation().unwrap();
+        let last = told();
+        assert_eq!(
+            judged(&both, &last).unwrap().cas,
+            [partner.clone(), new.clone()]
+        );
+        // One that was away meanwhile.
+        assert_eq!(judged(&before, &last).err().unwrap().id, "K19");
+
+        let silent = Certificates::default();
+        assert_eq!(judged(&both, &silent).unwrap().cas, both);
+        let word = &last.dropped[0];
+        let of_partner = Dropped {
+            ca: Fingerprint::of(&partner).to_string(),
+            ..word.clone()
+        };
+        let forged = Certificates {
+            dropped: vec![of_partner],
+            ..last.clone()
+        };
+        assert_eq!(judged(&both, &forged).unwrap().cas, both);
+        let by_stranger = judge(std::slice::from_ref(&partner), &last, &Trust::Ours);
+        assert_eq!(by_stranger.unwrap().cas, [partner, new]);
+    }
+}
