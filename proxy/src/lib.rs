@@ -23,6 +23,7 @@ mod relay; // both directions of a joined session
 mod reload; // checks, then publishes
 mod remove; // a node goes: remove
 mod renew; // the next certificate: asked for, signed, put in place
+mod replace; // a file of this node, whole
 mod session; // one connection from accept to close
 mod setup; // PostgreSQL's configuration: read, planned, applied, undone
 mod slices; // long work beside the sessions, so that they do not notice

@@ -12,7 +12,6 @@ use certs_tool::report::Date;
 use certs_tool::succession::lists;
 use protocol::identity::IdentityPattern;
 use protocol::node::{Node, Nodes};
-use tempfile::Builder;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 
 use super::CONFIG;
@@ -21,6 +20,7 @@ use super::rules::rewrite;
 use crate::control::{Ask, Daemon};
 use crate::problem::Problem;
 use crate::reload::Checked;
+use crate::replace::replace;
 
 /// The names of the last list that was taken up: a rule that a person has taken out since does not come again.
 const SEEN: &str = "nodes.seen";
@@ -81,7 +81,8 @@ pub(crate) fn admit_nodes(
     let names = listed.nodes.iter().map(|node| format!("{}\n", node.name));
     let text: String = names.collect();
     if text != before {
-        remember(directory, &seen_path, &text).map_err(|error| unusable("written", error))?;
+        let like = directory.join(CONFIG);
+        replace(&seen_path, text.as_bytes(), &like).map_err(|error| unusable("written", error))?;
     }
     admitted
 }
@@ -123,15 +124,6 @@ fn is_admitted(node: &Node, checked: &Checked) -> bool {
                 .iter()
                 .any(|rule| names.iter().any(|name| rule.identity.covers(name)))
     })
-}
-
-fn remember(directory: &Path, path: &Path, text: &str) -> io::Result<()> {
-    let file = Builder::new()
-        .prefix(".pgtlsproxy.")
-        .tempfile_in(directory)?;
-    fs::write(file.path(), text)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map(drop).map_err(|error| error.error)
 }
 
 fn by_hand(directory: &Path, new: &[&Node], why: String) -> Problem {

@@ -66,7 +66,7 @@ pub(crate) struct Service {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) level: Level,
-    /// Told apart in a flood: an id of ours.
+    /// Told apart in a flood: an id of ours, or the verb that somebody else refused.
     pub(crate) cause: &'static str,
     pub(crate) text: String,
 }
@@ -321,11 +321,11 @@ fn crls_answer(crls: &[CertificateRevocationListDer<'_>]) -> Answer {
     })
 }
 
-fn of_answer(verb: &str, answer: &Answer) -> Outcome {
+fn of_answer(verb: &'static str, answer: &Answer) -> Outcome {
     match answer {
         Answer::Refused(refused) => Outcome {
             level: Level::WARN,
-            cause: "enrol",
+            cause: verb,
             text: format!(
                 "node channel, {verb} refused: {} [{}]; {}",
                 escape(&refused.what),

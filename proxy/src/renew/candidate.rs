@@ -13,11 +13,12 @@ use certs_tool::{request, succession};
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use super::install::{self, PREFIX};
+use super::install;
 use super::{leaf_of, of_failure, unwritten};
 use crate::config::IdentityFiles;
 use crate::health::unix;
 use crate::problem::Problem;
+use crate::replace::{PREFIX, replace};
 
 /// What stands between a key and the request behind it in its file.
 const REQUEST: &str = "-----BEGIN CERTIFICATE REQUEST-----";
@@ -47,7 +48,7 @@ impl Candidate {
                 })?;
                 let (key, request) = request::make(&name).map_err(failed)?;
                 let both = Zeroizing::new(format!("{}{request}", *key));
-                install::put(&path, both.as_bytes(), &files.key)
+                replace(&path, both.as_bytes(), &files.key)
                     .map_err(|error| unwritten(&path, &error))?;
                 (key, request, Date::now().unix())
             }

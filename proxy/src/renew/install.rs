@@ -3,9 +3,9 @@
 //! wherever the machine may die, a daemon starts.
 
 use std::collections::HashSet;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use certs_tool::report::Date;
@@ -21,12 +21,10 @@ use super::unwritten;
 use crate::config::IdentityFiles;
 use crate::node::{certificate_to_pem, to_pem};
 use crate::problem::Problem;
+use crate::replace::{PREFIX, replace, sync_directory};
 use crate::tls::{Credentials, merge};
 
 type List = CertificateRevocationListDer<'static>;
-
-/// What files under way begin with.
-pub(super) const PREFIX: &str = ".pgtlsproxy-renew-";
 
 /// What was put in place.
 pub(super) struct Installed {
@@ -83,7 +81,7 @@ pub(super) fn install(
             put_cas(&both)?;
         }
         if let Some(candidate) = candidate {
-            put(&files.cert, came.certificate.as_bytes(), &files.cert)
+            replace(&files.cert, came.certificate.as_bytes(), &files.cert)
                 .map_err(|error| (&*files.cert, error))?;
             swap_key(files, &candidate.key).map_err(|error| (&*files.key, error))?;
         }
@@ -101,32 +99,10 @@ pub(super) fn install(
 
 /// Puts the next key in the place of the one before. Until then it counts where it lies, with the request behind it.
 pub(super) fn swap_key(files: &IdentityFiles, key: &str) -> io::Result<()> {
-    put(&files.key, key.as_bytes(), &files.key)?;
+    replace(&files.key, key.as_bytes(), &files.key)?;
     let next = files.next_key();
     fs::remove_file(&next)?;
     sync_directory(&next)
-}
-
-/// Writes a file whole, with owner, group and mode of another one, which it replaces or lies beside.
-pub(super) fn put(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let like = fs::metadata(like)?;
-    let mut file = Builder::new().prefix(PREFIX).tempfile_in(directory)?;
-    let own = file.as_file().metadata()?;
-    if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-        fchown(file.as_file(), Some(like.uid()), Some(like.gid()))?;
-    }
-    file.as_file()
-        .set_permissions(Permissions::from_mode(like.mode() & 0o777))?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    sync_directory(path)
-}
-
-fn sync_directory(of: &Path) -> io::Result<()> {
-    File::open(of.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
 }
 
 /// Writes these if the file holds others; what a person wrote between them stays otherwise.
@@ -139,7 +115,7 @@ where
         return Ok(());
     }
     let text: String = new.iter().map(pem).collect();
-    put(path, text.as_bytes(), path)
+    replace(path, text.as_bytes(), path)
 }
 
 /// The new certificate says who we are, as the one before did, and for longer.
@@ -189,7 +165,7 @@ fn stage(
     }
     if let Some(candidate) = candidate {
         (staged.cert, staged.key) = (path("cert"), path("key"));
-        put(&staged.key, candidate.key.as_bytes(), &files.key).map_err(failed)?;
+        replace(&staged.key, candidate.key.as_bytes(), &files.key).map_err(failed)?;
         fs::write(&staged.cert, &came.certificate).map_err(failed)?;
     }
     Ok(Staging {

@@ -30,6 +30,7 @@ use crate::config::{Config, IdentityFiles, Source};
 use crate::enrol::admit_nodes;
 use crate::problem::Problem;
 use crate::reload::{Checked, read};
+use crate::replace::replace;
 use crate::tls::Unrenewed;
 use crate::turn::{self, Turn};
 
@@ -195,7 +196,7 @@ fn unrenewed(files: &IdentityFiles, until: Date, problem: &Problem) -> Problem {
     if before.as_ref() != Some(&note)
         && let Ok(text) = serde_json::to_vec(&note)
         // The word itself goes out in any case.
-        && let Err(error) = install::put(&path, &text, &files.cert)
+        && let Err(error) = replace(&path, &text, &files.cert)
     {
         eprintln!("pgtlsproxy: {}", unwritten(&path, &error));
     }

@@ -15,7 +15,8 @@ pub(crate) const TIMER_UNIT: &str = "pgtlsproxy-renew.timer";
 const OWN: &str = "/etc/systemd/system";
 const PACKAGED: &str = "/usr/lib/systemd/system";
 
-/// The units that the usual node of a host with systemd lacks, and what belongs in them.
+/// The units that the usual node of a host with systemd lacks, or has otherwise, and what belongs in them. Changes of a
+/// person stand in files beside them, which are left alone.
 pub(crate) fn missing_units(directory: &Path) -> Vec<(PathBuf, String)> {
     let usual = directory == Path::new(USUAL) && Path::new("/run/systemd/system").is_dir();
     let Ok(program) = std::env::current_exe() else {
