@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use testbed::tunnel::server_config;
 use testbed::wire::{message, replication_startup};
 use testbed::{Pki, Sidecar, StandIn, Tunnel, Wire, wait_until};
@@ -197,4 +198,41 @@ fn a_stream_that_never_pauses_lets_a_round_trip_pass_after_a_few_buffers() {
     println!("{middle} bytes in a round trip, nine of ten in {nearly_all}");
     // Four buffers of each stream both ways, and what they move while this thread waits for a processor.
     assert!(nearly_all < 16 * MIB, "{nearly_all} bytes in a round trip");
+}
+
+/// A frontend that is slower than the network, as a base backup to a slow disk is: every read of the relay comes back
+/// full, and there is no pause in which the word to end could be heard.
+#[test]
+fn sigterm_ends_a_stream_that_never_pauses_at_a_message_boundary() {
+    let stand_in = StandIn::new();
+    for server_side in [true, false] {
+        let drain = "[timeouts]\ndrain = \"100ms\"";
+        let mut tunnel = Tunnel::with(stand_in.upstream(), drain, drain);
+        let (mut downstream, mut upstream) = session(&tunnel, &stand_in);
+        let wal = message(b'd', &vec![7; 60_000]).repeat(16);
+        thread::spawn(move || while upstream.try_send(&wal).is_ok() {});
+        let sidecar = if server_side {
+            &mut tunnel.server
+        } else {
+            &mut tunnel.client
+        };
+        let mut read = 0;
+        let refusal = loop {
+            // 30 MB a second: far less than a relay moves.
+            thread::sleep(Duration::from_millis(2));
+            match downstream.read_message() {
+                Ok((b'd', body)) => read += body.len() as u64,
+                Ok((tag, body)) => break (tag, String::from_utf8_lossy(&body).into_owned()),
+                Err(error) => panic!("cut off after {read} bytes: {error}"),
+            }
+            if read == 60_000 * 200 {
+                sidecar.signal(Signal::SIGTERM);
+            }
+        };
+        assert!(
+            refusal.0 == b'E' && refusal.1.contains("57P01"),
+            "{refusal:?}"
+        );
+        sidecar.wait_for_log("\"end\":\"stopped\"");
+    }
 }

@@ -29,8 +29,8 @@ impl<T: Tap> Flow<T> {
         }
     }
 
-    /// Whether this direction has been told to end; true once. Nobody is woken for it: the relay polls both directions when
-    /// the word comes.
+    /// Whether this direction has been told to end; true once. One look at a flag: nobody is woken for it, since the relay
+    /// polls both directions when the word comes.
     pub(super) fn told(&mut self) -> bool {
         let said = self.stop.as_ref().and_then(Stop::farewell);
         if self.told || said.is_none() {
@@ -54,6 +54,8 @@ impl<T: Tap> Flow<T> {
         ranges: &mut Vec<Range<usize>>,
     ) -> Option<Farewell> {
         let boundary = self.tap.show(bytes, ranges);
+        // A direction that is never without data never waits, where it would hear of it.
+        self.told();
         let farewell = self.farewell()?;
         let Place { range, end } = boundary?;
         ranges.truncate(range + 1);
