@@ -232,6 +232,14 @@ impl Health {
             || is_last_third(identity.not_before(), identity.not_after(), seconds);
         let mut state = self.state();
         if !state.peers.contains_key(&fingerprint) {
+            let mut same = state.peers.values_mut();
+            if let Some(newer) = same
+                .find(|met| met.identity.same_names(identity) && age(&met.identity) > age(identity))
+            {
+                // It has been replaced, whatever session still goes on with it.
+                newer.seen = now;
+                return;
+            }
             // What it replaces is of no interest any more.
             state
                 .peers
@@ -325,6 +333,15 @@ fn peer_problem(certificate: &PeerCertificate, now: i64) -> Option<Problem> {
     Some(Problem::new(fault.id(), what, "", fault.way_out()).warning())
 }
 
+/// Of two certificates of one owner the later issued one replaces the other. No two are the same.
+fn age(identity: &Identity) -> (i64, i64, Fingerprint) {
+    (
+        identity.not_before(),
+        identity.not_after(),
+        identity.fingerprint(),
+    )
+}
+
 fn forget_one(peers: &mut HashMap<Fingerprint, Met>) {
     let longest_gone = peers
         .iter()
@@ -343,47 +360,4 @@ fn a_day_apart(earlier: SystemTime, now: SystemTime) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn aging(serial: &str, problem: Option<&'static str>) -> Vec<(Validity, Option<Problem>)> {
-        let validity = Validity {
-            of: Of::Own,
-            name: "dns:db1".to_owned(),
-            serial: serial.to_owned(),
-            not_before: 0,
-            not_after: 1,
-        };
-        vec![(
-            validity,
-            problem.map(|id| Problem::new(id, "ends", "", "renew")),
-        )]
-    }
-
-    #[test]
-    fn a_warning_is_told_when_it_begins_and_once_a_day() {
-        let begin = SystemTime::UNIX_EPOCH + DAY;
-        let told = |health: &Health| {
-            let state = health.state();
-            state.aging.values().next().map(|notice| notice.told)
-        };
-        let health = Health::default();
-        let hour = Duration::from_secs(3600);
-        health.own(aging("1", None), begin);
-        assert!(health.warnings().is_empty());
-        health.own(aging("1", Some("T03")), begin);
-        assert_eq!(told(&health), Some(begin));
-        health.own(aging("1", Some("T03")), begin + hour * 23);
-        assert_eq!(told(&health), Some(begin));
-        health.own(aging("1", Some("T03")), begin + DAY);
-        assert_eq!(told(&health), Some(begin + DAY));
-        assert_eq!(health.warnings()[0].since, begin);
-        assert_eq!(health.own_warnings().len(), 1);
-        // It has expired: that is another warning, and told at once.
-        health.own(aging("1", Some("T01")), begin + DAY + hour);
-        assert_eq!(told(&health), Some(begin + DAY + hour));
-        health.own(aging("2", None), begin + DAY + hour);
-        assert!(health.warnings().is_empty());
-        assert_eq!(health.validities()[0].serial, "2");
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 //! whose peer's certificate has expired is ended where `identity.on_expiry` says so. Nodes that wait for their renewal
 //! for too long are told of.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,9 +42,13 @@ fn look(credentials: &Credentials, registry: &Registry, health: &Health, now: Sy
     let papers = credentials.papers().iter();
     let papers = papers.filter_map(|paper| Some((paper.validity()?, paper.problem(unix(now)))));
     health.own(papers.collect(), now);
+    // A peer has many sessions: each certificate is looked at once.
+    let mut met = HashSet::new();
     for live in registry.all() {
         for certificate in live.certificates() {
-            health.met(certificate, now);
+            if met.insert(certificate.identity.fingerprint()) {
+                health.met(certificate, now);
+            }
         }
         if credentials.on_expiry() == Running::Close
             && let Err(expired) = live.judge_expiry(credentials, unix(now))

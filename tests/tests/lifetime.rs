@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use testbed::tunnel::{client_config, server_config};
 use testbed::wait::PATIENCE;
 use testbed::wire::{self, Wire, message};
-use testbed::{Pki, Scratch, Sidecar, StandIn, programs, wait_for};
+use testbed::{Identity, Pki, Scratch, Sidecar, StandIn, programs, wait_for};
 
 /// How often the log warned of this.
 fn warned(sidecar: &Sidecar, words: &str) -> usize {
@@ -166,4 +166,28 @@ fn systemd_is_told_what_it_asks_for() {
     server.signal(Signal::SIGTERM);
     next("STOPPING=1", ready);
     assert_eq!(server.wait_for_exit(PATIENCE), 0);
+}
+
+#[test]
+fn peer_that_has_renewed_its_certificate_is_not_named_for_the_old_one_any_more() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let primary = pki.issue("primary");
+    let server = Sidecar::run("server", &server_config(&primary, stand_in.upstream(), ""));
+    let session = |identity: &Identity| {
+        let mut wire = Wire::direct_tls(server.address(), identity);
+        wire.send(&wire::replication_startup());
+        let (mut upstream, _) = stand_in.accept_startup();
+        upstream.greet(1, b"key!");
+        wire.read_greeting();
+        (wire, upstream)
+    };
+    let _began_before = session(&pki.issue_for_seconds("standby", -7200, 900));
+    server.wait_for_log("the peer dns:standby.test");
+    let _came_after = session(&pki.issue("standby"));
+    // Of its 15 seconds the last third begins in four: till then both were looked at again and again.
+    let _clock = session(&pki.issue_for_seconds("clock", -6, 9));
+    server.wait_for_log("the peer dns:clock.test");
+    assert_eq!(warned(&server, "dns:standby.test"), 1);
+    let warnings = server.status()["warnings"].to_string();
+    assert!(!warnings.contains("dns:standby.test"), "{warnings}");
 }

@@ -50,7 +50,7 @@ pub(crate) struct PeerCertificate {
 
 impl PeerCertificate {
     /// A chain as shown, the leaf first.
-    fn of(chain: Arc<[CertificateDer<'static>]>) -> io::Result<Self> {
+    pub(crate) fn of(chain: Arc<[CertificateDer<'static>]>) -> io::Result<Self> {
         let parse = |der: &CertificateDer<'_>| {
             Identity::parse(der).map_err(|error| io::Error::other(error.to_string()))
         };
