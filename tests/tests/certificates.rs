@@ -176,3 +176,29 @@ fn expired_crl_warns_or_is_enforced() {
     Wire::direct_tls(lenient.address(), &standby).send(&wire::replication_startup());
     stand_in.accept_startup();
 }
+
+/// A chain may hold what nobody needs: an intermediate from before a renewal, say.
+#[test]
+fn expired_certificate_that_no_chain_needs_is_in_nobodys_way() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let expired = pki.issue_wrong("expired", Wrong::Expired);
+    let [primary, standby] = ["primary", "standby"].map(|name| {
+        let mut identity = pki.issue(name);
+        let both = [&identity.cert, &expired.cert].map(|file| fs::read(file).unwrap());
+        identity.cert = identity.cert.with_extension("chain");
+        fs::write(&identity.cert, both.concat()).unwrap();
+        identity
+    });
+    let server = Sidecar::run("server", &server_config(&primary, stand_in.upstream(), ""));
+    let client = Sidecar::run("client", &client_config(&standby, server.address(), ""));
+    let mut downstream = Wire::tcp(client.address());
+    downstream.send(&wire::replication_startup());
+    let (mut upstream, _) = stand_in.accept_startup();
+    for sidecar in [&server, &client] {
+        sidecar.reload();
+        let reloaded = sidecar.wait_for_log("\"reload");
+        assert!(reloaded.contains("\"sessions_ended\":0"), "{reloaded}");
+    }
+    upstream.send(b"goes on");
+    assert_eq!(downstream.read_exactly(7), b"goes on");
+}

@@ -21,7 +21,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
 use zeroize::Zeroizing;
 
-use super::super::again::within_validity;
+use super::super::again::but_for_dates;
 use super::super::crls::{Merged, merge};
 use super::super::explain::{explain_handshake, now};
 use super::super::papers::{Paper, Unrenewed};
@@ -423,12 +423,17 @@ impl Findings {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return;
         };
-        let time = if self.in_use == Some(Fingerprint::of(leaf)) {
-            within_validity(chain, now())
-        } else {
-            UnixTime::now()
+        let in_use = self.in_use == Some(Fingerprint::of(leaf));
+        let verify = |leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], time| {
+            let verified = verifier.verify_client_cert(leaf, intermediates, time);
+            verified.map(|_| ())
         };
-        if let Err(error) = verifier.verify_client_cert(leaf, intermediates, time) {
+        let verdict = if in_use {
+            but_for_dates(chain, now(), verify)
+        } else {
+            verify(leaf, intermediates, UnixTime::now())
+        };
+        if let Err(error) = verdict {
             let error = io::Error::other(error);
             let explained = explain_handshake(&error, Some(leaf), None);
             let message = explained
@@ -444,7 +449,7 @@ impl Findings {
                     .unwrap_or("issue it again with certs-tool"),
             );
             // The list that revokes us counts all the same: else whoever stole our key could still come in here.
-            if explained.id == REVOKED && self.in_use == Some(Fingerprint::of(leaf)) {
+            if explained.id == REVOKED && in_use {
                 self.warnings.push(problem.warning());
             } else {
                 self.errors.push(problem);
