@@ -86,7 +86,6 @@ async fn serve(
         identity = %checked.credentials.identity(),
         "started"
     );
-    let drain = checked.config.timeouts.drain;
     let control = match &checked.config.control {
         Some(path) => Some(control::listen(path).map_err(|problem| vec![problem])?),
         None => None,
@@ -117,6 +116,7 @@ async fn serve(
         Arc::clone(&health),
     );
     drop(checked);
+    let drain = reloader.drain();
     let (close, closing) = watch::channel(false);
     let mut tunnels = Vec::new();
     if let Some((listener, renewals)) = control.zip(renewals) {
@@ -202,6 +202,7 @@ async fn serve(
     while signals.next().await == Asked::Reload {
         reload.ask_without_waiting();
     }
+    let drain = *drain.borrow();
     systemd::stopping(drain.saturating_add(LAST_SESSIONS * 2));
     close.send_replace(true);
     for tunnel in tunnels {

@@ -2,10 +2,12 @@
 //! publishes them to the tunnels, then judges the running sessions by them. What fails changes nothing and says so.
 //! Files are read off the runtime's threads, one read at a time: a network file system may hang.
 
+mod read; // everything that is configured, from its files
+mod started; // what only a start takes
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::identity::Fingerprint;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,8 +19,12 @@ use crate::logging::Level;
 use crate::problem::Problem;
 use crate::session::{Registry, Settings};
 use crate::systemd;
-use crate::tls::{Credentials, Loaded};
+use crate::tls::Credentials;
 use crate::watch::Look;
+use read::{InUse, read_again};
+use started::Started;
+
+pub(crate) use read::{Checked, Reading, load, read};
 
 /// Between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -34,56 +40,12 @@ const WRONG_AT_LAST: Duration = Duration::from_secs(10);
 /// A read that takes longer is told of.
 const HANGS: Duration = Duration::from_secs(10);
 
-/// Everything that a start or a reload needs, read and judged by the same code.
-pub(crate) struct Checked {
-    pub(crate) config: Config,
-    pub(crate) credentials: Arc<Credentials>,
-    pub(crate) warnings: Vec<Problem>,
-    /// Warnings that come by the passing of time alone: the daemon asks for them again and again.
-    pub(crate) aging: Vec<Problem>,
-}
-
-/// What came of reading everything, and what the files held just before.
-pub(crate) struct Reading {
-    pub(crate) look: Look,
-    pub(crate) result: Result<Checked, Vec<Problem>>,
-}
-
-/// Reads `source` and the files it names, or says everything that is wrong. `in_use` is our certificate at a reload.
-pub(crate) fn read(source: &Source, in_use: Option<Fingerprint>) -> Reading {
-    // Looked at before they are read: what changes in between is found changed at the next look.
-    let mut look = Look::at(source.path());
-    let result = Config::load(source).and_then(|config| {
-        let paths = config.identity.paths();
-        let files = Look::at(paths.iter().map(std::path::PathBuf::as_path));
-        look = look.clone().and(files);
-        let Loaded {
-            credentials,
-            mut warnings,
-            aging,
-        } = Credentials::load(&config.identity, in_use)?;
-        warnings.extend(config.warnings.iter().cloned());
-        Ok(Checked {
-            config,
-            credentials: Arc::new(credentials),
-            warnings,
-            aging,
-        })
-    });
-    Reading { look, result }
-}
-
-/// The same for a command, which reads once.
-pub(crate) fn load(source: &Source) -> Result<Checked, Vec<Problem>> {
-    read(source, None).result
-}
-
 /// The only writer of the running tunnels' settings.
 pub(crate) struct Reloader {
     source: Source,
     level: Level,
-    limits: config::Limits,
-    format: config::LogFormat,
+    started: Started,
+    drain: watch::Sender<Duration>,
     tunnels: Vec<Running>,
     credentials: watch::Sender<Arc<Credentials>>,
     registry: Arc<Registry>,
@@ -150,8 +112,8 @@ impl Reloader {
         let reloader = Self {
             source,
             level,
-            limits: config.limits,
-            format: config.log.format,
+            started: checked.configured.clone(),
+            drain: watch::Sender::new(config.timeouts.drain),
             tunnels,
             credentials: watch::Sender::new(Arc::clone(&checked.credentials)),
             registry,
@@ -165,6 +127,11 @@ impl Reloader {
     /// The credentials of now.
     pub(crate) fn credentials(&self) -> watch::Receiver<Arc<Credentials>> {
         self.credentials.subscribe()
+    }
+
+    /// How long sessions go on after SIGTERM.
+    pub(crate) fn drain(&self) -> watch::Receiver<Duration> {
+        self.drain.subscribe()
     }
 
     /// Watches the files, and reads them when `asked`, for as long as the process runs.
@@ -218,8 +185,11 @@ impl Reloader {
     /// connections; running sessions that would not be admitted any more are ended; what needs a restart is named.
     async fn reload(&mut self, cause: Cause) -> Result<(), Vec<Problem>> {
         let source = self.source.clone();
-        let in_use = self.credentials.borrow().identity().fingerprint();
-        let Reading { look, result } = patiently(move || read(&source, Some(in_use))).await;
+        let in_use = InUse {
+            certificate: self.credentials.borrow().identity().fingerprint(),
+            kept_crl: self.started.kept_crl.clone(),
+        };
+        let Reading { look, result } = patiently(move || read_again(&source, in_use)).await;
         self.seen = look;
         match result {
             Ok(checked) => {
@@ -271,8 +241,12 @@ impl Reloader {
 
     async fn publish(&mut self, checked: Checked) {
         let config = &checked.config;
-        if config.limits != self.limits || config.log.format != self.format {
-            warn!("limits and log.format take effect at the next restart");
+        let unheeded = self.started.unlike(&checked.configured);
+        if !unheeded.is_empty() {
+            warn!(
+                "what has changed of {} takes effect at the next restart",
+                unheeded.join(", ")
+            );
         }
         for new in &config.tunnels {
             if !self
@@ -301,6 +275,7 @@ impl Reloader {
         self.credentials
             .send_replace(Arc::clone(&checked.credentials));
         self.level.set(config.log.level);
+        self.drain.send_replace(config.timeouts.drain);
         self.health.found(&checked.warnings);
         self.health.reloaded();
         let sessions_ended = self.judge_again().await;

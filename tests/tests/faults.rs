@@ -365,6 +365,25 @@ fn second_sigterm_ends_at_once() {
 }
 
 #[test]
+fn changed_drain_holds_at_the_next_sigterm() {
+    let (stand_in, pki) = (StandIn::new(), Pki::new());
+    let identity = pki.issue("primary");
+    let config = |drain| {
+        server_config(
+            &identity,
+            stand_in.upstream(),
+            &format!("[timeouts]\ndrain = \"{drain}\""),
+        )
+    };
+    let server = Sidecar::run("server", &config("60s"));
+    server.reconfigure(&config("100ms"));
+    let wire = Wire::direct_tls(server.address(), &pki.issue("standby"));
+    let (mut downstream, _upstream) = start(wire, &stand_in);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(downstream.read_refusal().sqlstate(), "57P01");
+}
+
+#[test]
 fn drain_is_told_in_the_standbys_log() {
     let primary = Node::primary();
     let path = Path::to(

@@ -325,3 +325,24 @@ fn a_crl_spreads_both_ways_between_daemons() {
         "something reached PostgreSQL"
     );
 }
+
+#[test]
+fn a_revocation_is_not_lost_when_the_state_directory_is_named_anew() {
+    let (pki, stand_in, dir) = (Pki::new(), StandIn::new(), Scratch::new("crl"));
+    let [before, after] = ["before", "after"].map(Scratch::new);
+    let [primary, standby, thief] = ["primary", "standby", "thief"].map(|name| pki.issue(name));
+    let file = copy_of_crl(&pki, &dir, "old.crl");
+    let config = |more: &str| {
+        server_config(&primary, stand_in.upstream(), more)
+            .replace(&primary.toml(), &primary.toml_with_crl(&file))
+    };
+    let server = Sidecar::run("server", &config(&state(&before, "1h")));
+    server.reconfigure(&config(&state(&after, "2h")));
+    let named = server.wait_for_log("at the next restart");
+    for key in ["node.state", "node.crl_interval"] {
+        assert!(named.contains(key), "{key} is not in {named}");
+    }
+    pki.revoke("thief");
+    Wire::node(server.address(), Some(&standby)).ask_node(&crl_request(&[&text(&pki.crl())]));
+    wait_until("the newer CRL to count", || is_refused(&server, &thief));
+}
