@@ -177,6 +177,26 @@ fn expired_crl_warns_or_is_enforced() {
     stand_in.accept_startup();
 }
 
+/// Whoever stays after the alert, to hide behind a timeout, is named when the time for its handshake is over.
+#[test]
+fn refused_client_that_does_not_close_is_named_all_the_same() {
+    let (pki, stand_in) = (Pki::new(), StandIn::new());
+    let config = server_config(
+        &pki.issue("primary"),
+        stand_in.upstream(),
+        "[timeouts]\nhandshake = \"2s\"",
+    );
+    let server = Sidecar::run("server", &config);
+    let stranger = Pki::new().issue("stranger");
+    let _stays = Wire::tcp(server.address())
+        .tls(Some(&stranger), &[ALPN])
+        .unwrap();
+    let line = server.wait_for_log("\"session ended\"");
+    for words in ["\"end\":\"tls\"", "T17", "stranger"] {
+        assert!(line.contains(words), "{words} is not in {line}");
+    }
+}
+
 /// A chain may hold what nobody needs: an intermediate from before a renewal, say.
 #[test]
 fn expired_certificate_that_no_chain_needs_is_in_nobodys_way() {

@@ -155,15 +155,19 @@ async fn open_mtls(
         records: mtls.records,
     };
     let began = Instant::now();
-    let handshaken = clock
-        .within(Stage::Tls, accept(accepted, mtls.credentials))
-        .await?
-        .map_err(|failed| {
+    let accepting = accept(accepted, mtls.credentials);
+    let handshaken = match clock.within(Stage::Tls, accepting).await? {
+        Ok(handshaken) => handshaken,
+        Err(failed) => {
             if let Some(id) = failed.id {
                 record.id(id);
             }
-            End::Tls(failed.refusal)
-        })?;
+            if let Some(mut stream) = failed.stream {
+                let _ = timeout(LAST_WORDS, linger(&mut stream)).await;
+            }
+            return Err(End::Tls(failed.refusal));
+        }
+    };
     record.handshaken(began.elapsed());
     let established = match handshaken {
         Handshaken::Session(established) => established,

@@ -25,7 +25,7 @@ use super::provider::provider;
 use super::witness::{Shown, Witness};
 use super::{ALPN_NODE, ALPN_POSTGRESQL, Credentials, Established, NodeTls, SessionId};
 use crate::config::Records;
-use crate::net::{Stream, linger};
+use crate::net::Stream;
 use crate::relay::{InPlace, Kernel, RecordStream};
 
 /// How the client asked for TLS, which decides what its ALPN must be.
@@ -47,11 +47,13 @@ pub(crate) struct Accepted {
     pub(crate) records: Records,
 }
 
-/// A handshake that failed. The peer has been told by a TLS alert; the rest is for our log.
+/// A handshake that failed. The peer has been sent a TLS alert; the rest is for our log.
 #[derive(Debug)]
 pub(crate) struct AcceptError {
     pub(crate) refusal: Box<Refusal>,
     pub(crate) id: Option<SessionId>,
+    /// Where the alert went, to be closed so that it is read: whoever stays shall not hide behind a timeout.
+    pub(crate) stream: Option<Stream>,
 }
 
 /// What a handshake led to; the two have nothing in common from here on.
@@ -82,10 +84,10 @@ pub(crate) async fn accept(
     let hello = match read_hello(&mut stream, &mut read).await {
         Ok(hello) => hello,
         Err(error) => {
-            linger(&mut stream).await;
             return Err(AcceptError {
                 refusal: Box::new(explain_handshake(&error, None, None)),
                 id: SessionId::of(&read),
+                stream: Some(stream),
             });
         }
     };
@@ -98,12 +100,11 @@ pub(crate) async fn accept(
         Err(refusal) => {
             // One fatal alert, no_application_protocol (RFC 7301, 3.2), in a record of its own (RFC 8446, 6).
             const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
-            if stream.write_all(&NO_APPLICATION_PROTOCOL).await.is_ok() {
-                linger(&mut stream).await;
-            }
+            let sent = stream.write_all(&NO_APPLICATION_PROTOCOL).await;
             return Err(AcceptError {
                 refusal: Box::new(refusal),
                 id: Some(id),
+                stream: sent.is_ok().then_some(stream),
             });
         }
     };
@@ -116,15 +117,18 @@ pub(crate) async fn accept(
             None,
         )),
         id: Some(id),
+        stream: None,
     };
     if purpose == Purpose::Node {
         let config =
             node_config(credentials, &shown).map_err(|error| failed(io::Error::other(error)))?;
         let tls = match shake_buffered(stream, hello, id, config).await {
             Ok(tls) => tls,
-            Err((error, mut stream)) => {
-                linger(&mut stream).await;
-                return Err(failed(error));
+            Err((error, stream)) => {
+                return Err(AcceptError {
+                    stream: Some(stream),
+                    ..failed(error)
+                });
             }
         };
         let certificate = match shown.certificate() {
@@ -146,9 +150,11 @@ pub(crate) async fn accept(
     };
     let (tls, settled) = match shaken {
         Ok(shaken) => shaken,
-        Err((error, mut stream)) => {
-            linger(&mut stream).await;
-            return Err(failed(error));
+        Err((error, stream)) => {
+            return Err(AcceptError {
+                stream: Some(stream),
+                ..failed(error)
+            });
         }
     };
     if settled.alpn.is_some_and(|alpn| alpn != ALPN_POSTGRESQL) {
