@@ -29,7 +29,7 @@ use crate::{lifetime, logging, memory, systemd};
 
 /// Plaintext cancels that may be on their way at once, per tunnel.
 const PLAIN_CANCELS: usize = 4;
-/// After the farewell: sessions bound themselves to less.
+/// After the farewell. Sessions bound themselves to less: two seconds up to a message boundary, two for the close.
 const LAST_SESSIONS: Duration = Duration::from_secs(5);
 
 /// Runs until a signal ends it.
@@ -213,6 +213,7 @@ async fn serve(
         () = end_sessions(&registry, drain) => {}
         () = signals.ended() => info!("a second signal: ending at once"),
     }
+    workers.end();
     info!("stopped");
     Ok(())
 }

@@ -3,13 +3,19 @@
 //! pinned: what PostgreSQL needs the kernel sees better.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
 
-/// All workers. They last as long as the process.
+/// How long the workers may take to drop what is still under way.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// All workers.
 pub(crate) struct Workers {
     workers: Vec<Worker>,
     /// Where the search for the fewest begins: with as many everywhere they take turns.
@@ -19,6 +25,13 @@ pub(crate) struct Workers {
 struct Worker {
     handle: Handle,
     sessions: Arc<AtomicUsize>,
+    life: Mutex<Option<Life>>,
+}
+
+/// Given up, it ends the worker's runtime.
+struct Life {
+    end: oneshot::Sender<()>,
+    ended: Receiver<()>,
 }
 
 impl Workers {
@@ -29,6 +42,27 @@ impl Workers {
             workers: (0..count).map(Worker::start).collect::<io::Result<_>>()?,
             turn: AtomicUsize::new(0),
         })
+    }
+
+    /// Ends all of them and what they serve, so that each session still under way has its line in the log. A worker that
+    /// does not come to it in time is left: a log that nobody reads must not keep the process.
+    pub(crate) fn end(&self) {
+        let lives = self.workers.iter().filter_map(|worker| {
+            // Whole at every moment, so a panic elsewhere does not spoil it.
+            let mut life = worker.life.lock().unwrap_or_else(PoisonError::into_inner);
+            life.take()
+        });
+        let ended: Vec<_> = lives
+            .map(|Life { end, ended }| {
+                drop(end);
+                ended
+            })
+            .collect();
+        let deadline = Instant::now() + ENDS_WITHIN;
+        for ended in ended {
+            // Nothing is ever sent: what is waited for is the worker's end.
+            let _ = ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
     }
 
     /// How many connections are served now.
@@ -65,12 +99,21 @@ impl Worker {
     fn start(number: usize) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
+        let (end, asked_to_end) = oneshot::channel();
+        let (ending, ended) = channel();
         thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+            .spawn(move || {
+                // Nothing is sent: it completes when the other end is dropped.
+                let _ = runtime.block_on(asked_to_end);
+                // Its sessions are dropped here; what may hang on a blocking thread is not waited for.
+                runtime.shutdown_background();
+                drop(ending);
+            })?;
         Ok(Self {
             handle,
             sessions: Arc::default(),
+            life: Mutex::new(Some(Life { end, ended })),
         })
     }
 }
@@ -116,6 +159,18 @@ mod tests {
             })
         });
         (end, told.recv().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_at_the_end_is_dropped_before_it_is_over() {
+        let workers = three();
+        let mut begun = Vec::new();
+        for _ in 0..6 {
+            begun.push(begin(&workers).await.0);
+        }
+        workers.end();
+        assert_eq!(workers.connections(), 0);
+        workers.end();
     }
 
     #[tokio::test]

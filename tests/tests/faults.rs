@@ -362,6 +362,11 @@ fn second_sigterm_ends_at_once() {
     path.server.signal(Signal::SIGTERM);
     path.server.wait_for_exit(Duration::from_secs(3));
     downstream.ending();
+    // It has its line all the same.
+    let ended = path.server.wait_for_log("\"end\":\"dropped\"");
+    for words in ["\"session ended\"", "dns:standby.test", "stopped"] {
+        assert!(ended.contains(words), "{words} is not in {ended}");
+    }
 }
 
 #[test]

@@ -372,8 +372,8 @@ async fn close(
                     let _ = timeout(FAREWELL, linger(&mut tls)).await;
                 }
                 Side::Upstream => {
-                    let _ = timeout(FAREWELL, shut(sealer, &tls)).await;
-                    let _ = timeout(FAREWELL, linger(&mut plain)).await;
+                    let both = async { tokio::join!(shut(sealer, &tls), linger(&mut plain)) };
+                    let _ = timeout(FAREWELL, both).await;
                 }
             }
         }

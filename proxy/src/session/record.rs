@@ -2,6 +2,7 @@
 //! later who had access to what. Both proxies log the same id. Text from peers is escaped.
 
 use std::sync::Arc;
+use std::thread::panicking;
 use std::time::{Duration, Instant, SystemTime};
 
 use protocol::escape::escape;
@@ -266,10 +267,23 @@ impl Kind {
     }
 }
 
+/// Under way when the process ended, by a second signal or after its time to drain; or a fault in it ended it.
 impl Drop for SessionRecord {
     fn drop(&mut self) {
-        if !self.finished {
-            self.line(Level::WARN, "dropped", "the process ended under it");
+        const LABEL: &str = "dropped";
+        if self.finished {
+            return;
+        }
+        let (level, reason) = match &self.live {
+            _ if panicking() => (Level::ERROR, "a fault in this program ended it"),
+            Some(_) => (Level::WARN, "cut off: this proxy has stopped"),
+            None => (
+                Level::INFO,
+                "this proxy has stopped before it was a session",
+            ),
+        };
+        if self.live.is_some() || self.flood.admit(&self.tunnel, LABEL) {
+            self.line(level, LABEL, reason);
         }
     }
 }
