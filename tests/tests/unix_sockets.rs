@@ -1,6 +1,7 @@
 //! Unix sockets on both plain sides, and who may use them: the peer's OS user decides.
 
 use std::os::unix::fs::FileTypeExt;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use testbed::tunnel::server_config;
@@ -119,4 +120,61 @@ fn socket_is_removed_at_the_end_and_a_stale_one_replaced() {
     client.signal(Signal::SIGTERM);
     assert_eq!(client.wait_for_exit(testbed::wait::PATIENCE), 0);
     assert!(!socket.exists());
+}
+
+/// A directory service that hangs as soon as there is a file of this name.
+const NAMES_THAT_HANG: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <unistd.h>
+int getpwuid_r(uid_t uid, struct passwd *user, char *text, size_t length, struct passwd **found) {
+    int (*next)(uid_t, struct passwd *, char *, size_t, struct passwd **) = dlsym(RTLD_NEXT, "getpwuid_r");
+    while (access(getenv("NAMES_HANG"), F_OK) == 0) usleep(10000);
+    return next(uid, user, text, length, found);
+}
+"#;
+
+#[test]
+fn name_that_cannot_be_looked_up_keeps_nobody_waiting() {
+    let (pki, dir, stand_in) = (Pki::new(), Scratch::new("socket"), StandIn::new());
+    let (source, library) = (dir.path().join("hangs.c"), dir.path().join("hangs.so"));
+    std::fs::write(&source, NAMES_THAT_HANG).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]);
+    run(compiler.args([&library, &source]).arg("-ldl")).unwrap();
+    let hang = dir.path().join("hang");
+    let server = Sidecar::run(
+        "server",
+        &server_config(&pki.issue("primary"), stand_in.upstream(), ""),
+    );
+    let (identity, socket) = (pki.issue("standby").toml(), dir.path().join(SOCKET));
+    let client = |users: &str| {
+        let config = format!(
+            "{identity}[[client]]\nlisten = \"{}\"\nconnect = [\"{}\"]\n{users}",
+            dir.path().display(),
+            server.address()
+        );
+        let _ = std::fs::remove_file(&hang);
+        let env = [("LD_PRELOAD", &library), ("NAMES_HANG", &hang)];
+        let env = env.map(|(name, path)| (name, path.to_str().unwrap()));
+        let client = Sidecar::run_with_env("client", &config, &env);
+        std::fs::write(&hang, "").unwrap();
+        client
+    };
+    let admits = client("");
+    let mut wire = Wire::unix(&socket);
+    wire.send(&wire::replication_startup());
+    stand_in.accept_startup();
+    drop((wire, admits));
+    let _refuses = client("allow_os_users = [\"daemon\"]");
+    let mut wire = Wire::unix(&socket);
+    wire.send(&wire::replication_startup());
+    let uid = nix::unistd::Uid::effective();
+    let refusal = wire.read_refusal();
+    assert!(
+        refusal.text().contains(&format!("uid {uid}")),
+        "{refusal:?}"
+    );
 }

@@ -17,6 +17,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+/// How long the name of an OS user is looked up.
+const NAME_TAKES: Duration = Duration::from_secs(1);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -47,14 +51,14 @@ impl fmt::Display for Peer {
 
 impl Peer {
     /// The OS user's name for a message, or its number where the host knows none. Looks it up outside the runtime's
-    /// threads, since that may ask a directory service.
+    /// threads, since that may ask a directory service, and not for long, since that may hang.
     pub(crate) async fn os_user(self) -> String {
         let Self::Unix { uid, .. } = self else {
             return String::new();
         };
         let looked_up = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid)));
-        match looked_up.await {
-            Ok(Ok(Some(user))) => user.name,
+        match timeout(NAME_TAKES, looked_up).await {
+            Ok(Ok(Ok(Some(user)))) => user.name,
             _ => uid.to_string(),
         }
     }

@@ -318,7 +318,11 @@ async fn authorise(opened: &Opened, peer: Peer, leg: &DownstreamLeg) -> Result<P
             },
             _,
             Peer::Unix { uid, .. },
-        ) => users.authorise(uid, &peer.os_user().await, startup),
+        ) => match users.authorise(uid, &uid.to_string(), startup) {
+            // Its name is for the message alone.
+            Err(_) => users.authorise(uid, &peer.os_user().await, startup),
+            admitted => admitted,
+        },
         (DownstreamLeg::Plain { .. }, _, _) => Ok(permit_local(startup)),
     };
     verdict.map_err(|refusal| End::Refused(Box::new(refusal)))
