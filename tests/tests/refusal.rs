@@ -1,9 +1,12 @@
 //! Every refusal is heard: its cause and its way out reach the user's terminal and the standby's own log, and
 //! PostgreSQL never hears of the connection.
 
+use std::os::unix::net::UnixStream;
+
+use socket2::{Domain, SockAddr, Socket, Type};
 use testbed::tunnel::server_config;
 use testbed::wire::{self, Refusal, Wire, startup};
-use testbed::{Node, Pki, Sidecar, StandIn, Tunnel, reserve_port};
+use testbed::{Node, Pki, Scratch, Sidecar, StandIn, Tunnel, reserve_port};
 
 /// A server with these rules, and a stand-in for its PostgreSQL.
 struct Gate {
@@ -340,4 +343,31 @@ fn from_means_ipv4_also_on_a_listener_for_both_families() {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], server.address().port()));
     Wire::direct_tls(address, &pki.issue("standby")).send(&standby("standby"));
     stand_in.accept_startup();
+}
+
+/// PostgreSQL runs, and takes connections more slowly than they come: to start it is no way out.
+#[test]
+fn full_queue_of_postgres_is_told_from_a_postgres_that_does_not_run() {
+    let (pki, dir) = (Pki::new(), Scratch::new("queue"));
+    let path = dir.path().join("socket");
+    let address = SockAddr::unix(&path).unwrap();
+    let full = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    full.bind(&address).unwrap();
+    full.listen(0).unwrap();
+    let _waits = UnixStream::connect(&path).unwrap();
+    let config = server_config(&pki.issue("primary"), path.display(), "");
+    let server = Sidecar::run("server", &config);
+    let refused = || {
+        let mut wire = Wire::direct_tls(server.address(), &pki.issue("standby"));
+        wire.send(&wire::replication_startup());
+        let refusal = wire.read_refusal();
+        assert!(refusal.message().contains("[B01]"), "{refusal:?}");
+        refusal
+    };
+    let busy = refused();
+    assert!(busy.hint().contains("max_connections"), "{busy:?}");
+    assert!(!busy.hint().contains("start PostgreSQL"), "{busy:?}");
+    drop(full);
+    let down = refused();
+    assert!(down.hint().contains("start PostgreSQL"), "{down:?}");
 }

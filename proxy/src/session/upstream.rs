@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use protocol::error_response::{Refusal, SqlState};
 use protocol::negotiation::Request;
 use protocol::policy::Permit;
@@ -296,10 +297,35 @@ fn cannot_connect(id: &'static str, message: String, hint: &str) -> Refusal {
 }
 
 fn cannot_reach_postgres(error: &DialError) -> Refusal {
+    let not_there = "start PostgreSQL on that host, or mend `postgres` in its pgtlsproxy.toml";
+    let hint = match error {
+        DialError::Resolve { .. } | DialError::NoAddress { .. } => {
+            "mend the name in `postgres` in the pgtlsproxy.toml beside it, or the resolver of that host"
+        }
+        DialError::TimedOut { .. } => {
+            "look at PostgreSQL on that host: it hangs, or packets to it are swallowed"
+        }
+        DialError::Connect { source, .. } => match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EACCES | Errno::EPERM) => {
+                "let the OS user of the proxy there use that socket: look at unix_socket_permissions, unix_socket_group and its directory's mode"
+            }
+            // Of a Unix socket: the queue of connections that PostgreSQL has not accepted is full.
+            Some(Errno::EAGAIN) => {
+                "look at PostgreSQL on that host: connections come faster than it accepts them (its queue grows with max_connections)"
+            }
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
+                "look at the limits of the proxy there (LimitNOFILE, memory)"
+            }
+            Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH) => {
+                "mend `postgres` in the pgtlsproxy.toml there, or that host's network"
+            }
+            _ => not_there,
+        },
+    };
     cannot_connect(
         "B01",
-        format!("the far proxy cannot reach its PostgreSQL at {error}"),
-        "start PostgreSQL on that host, or mend `postgres` in its pgtlsproxy.toml",
+        format!("the proxy beside PostgreSQL cannot reach it at {error}"),
+        hint,
     )
 }
 
