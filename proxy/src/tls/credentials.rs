@@ -2,6 +2,7 @@
 //! `check`, the start and every reload load them here; what fails to load is published nowhere.
 
 mod findings; // what is in the files, and what is wrong with it
+mod key; // the private one
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Reads the files of credentials, and notes all that is wrong with them, so that one look tells everything.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,16 +10,13 @@ use protocol::certificate::{
     Certificate, Crl, Fault, Use, bundle_faults, crl_faults, date_fault, faults, leads_to,
 };
 use protocol::identity::Fingerprint;
-use rustls_pki_types::pem::{Error as PemError, PemObject};
+use rustls_pki_types::pem::PemObject;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
-use tokio_rustls::rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime,
-};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
-use zeroize::Zeroizing;
 
 use super::super::again::but_for_dates;
 use super::super::crls::{Merged, merge};
@@ -27,6 +24,7 @@ use super::super::explain::{explain_handshake, now};
 use super::super::papers::{Paper, Unrenewed};
 use super::super::provider::provider;
 use super::Verifiers;
+use super::key::Key;
 use crate::config::{CrlExpiry, IdentityFiles};
 use crate::health::Of;
 use crate::problem::Problem;
@@ -44,7 +42,13 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    fn error(&mut self, id: &'static str, what: String, why: impl Into<String>, way_out: &str) {
+    pub(super) fn error(
+        &mut self,
+        id: &'static str,
+        what: String,
+        why: impl Into<String>,
+        way_out: &str,
+    ) {
         self.errors.push(Problem::new(id, what, why, way_out));
     }
 
@@ -61,7 +65,17 @@ impl Findings {
     }
 
     fn read(&mut self, path: &Path, kind: &str) -> Option<Vec<u8>> {
-        match read_bounded(path) {
+        let read = read_bounded(path);
+        self.readable(path, kind, read)
+    }
+
+    pub(super) fn readable<T>(
+        &mut self,
+        path: &Path,
+        kind: &str,
+        read: io::Result<T>,
+    ) -> Option<T> {
+        match read {
             Ok(bytes) => Some(bytes),
             Err(error) => {
                 self.error(
@@ -165,65 +179,13 @@ impl Findings {
         merged.crls
     }
 
-    fn damaged(&mut self, path: &Path, error: &PemError) {
+    pub(super) fn damaged(&mut self, path: &Path, error: &impl Display) {
         self.error(
             "F03",
             format!("{} is damaged", path.display()),
             error.to_string(),
             "copy the file again from where it was made",
         );
-    }
-
-    pub(super) fn key(&mut self, path: &Path) -> Option<PrivateKeyDer<'static>> {
-        let pem = Zeroizing::new(self.read(path, "key")?);
-        if let Some((why, way_out)) = readable_by_others(path) {
-            self.error(
-                "F05",
-                format!("the key {} is readable by others", path.display()),
-                why,
-                &way_out,
-            );
-        }
-        match PrivateKeyDer::from_pem_slice(&pem) {
-            Ok(key) => Some(key),
-            Err(PemError::NoItemsFound) => {
-                let encrypted = b"ENCRYPTED PRIVATE KEY";
-                let (why, way_out) = if pem
-                    .windows(encrypted.len())
-                    .any(|window| window == encrypted)
-                {
-                    (
-                        "it is encrypted, and a daemon has nobody to ask for the passphrase",
-                        "decrypt it (openssl pkey -in KEY -out NEW) into a file of mode 0600",
-                    )
-                } else {
-                    (
-                        "no -----BEGIN PRIVATE KEY----- was found",
-                        "put a PEM key there",
-                    )
-                };
-                self.error(
-                    "F06",
-                    format!("{} holds no usable key", path.display()),
-                    why,
-                    way_out,
-                );
-                None
-            }
-            Err(error) => {
-                self.damaged(path, &error);
-                None
-            }
-        }
-    }
-
-    /// The key of a renewal under way. Nothing of what may be wrong with it matters before it is needed.
-    pub(super) fn next_key(&mut self, path: &Path) -> Option<PrivateKeyDer<'static>> {
-        let known = self.errors.len();
-        let next = path.exists().then(|| self.key(path)).flatten();
-        let sound = self.errors.len() == known;
-        self.errors.truncate(known);
-        next.filter(|_| sound)
     }
 
     /// What can be said without cryptography: dates, purposes, names, who issued what.
@@ -318,11 +280,12 @@ impl Findings {
         &mut self,
         files: &IdentityFiles,
         chain: &[CertificateDer<'static>],
-        key: PrivateKeyDer<'static>,
-        next: Option<PrivateKeyDer<'static>>,
+        key: Key,
+        next: Option<Key>,
     ) -> Option<Arc<CertifiedKey>> {
-        let certified = |key| {
-            let signing = provider().key_provider.load_private_key(key)?;
+        let certified = |key: Key| {
+            // It wipes its own copy.
+            let signing = provider().key_provider.load_private_key(key.clone_key())?;
             let certified = CertifiedKey::new(chain.to_vec(), signing);
             match certified.keys_match() {
                 Ok(()) | Err(TlsError::InconsistentKeys(InconsistentKeys::Unknown)) => {
@@ -484,17 +447,4 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(bytes)
-}
-
-/// PostgreSQL's own rule for its server key: 0600, or 0640 if root owns it (runtime manual, "Creating Certificates").
-fn readable_by_others(path: &Path) -> Option<(String, String)> {
-    let metadata = fs::metadata(path).ok()?;
-    let mode = metadata.mode() & 0o777;
-    let allowed = if metadata.uid() == 0 { 0o640 } else { 0o600 };
-    (mode & !allowed != 0).then(|| {
-        (
-            format!("its mode is {mode:04o}"),
-            format!("chmod {allowed:04o} {}", path.display()),
-        )
-    })
 }
