@@ -285,6 +285,20 @@ fn the_newest_crl_counts_and_a_forged_or_older_one_does_not() {
     let careful = Sidecar::run("careful", &config);
     assert!(!is_refused(&careful, &thief));
     careful.wait_for_log("[K05]");
+    drop(careful);
+    // Beside what is not believed the newest one counts all the same, and is not to be thrown away.
+    fs::write(kept.path().join("ca.crl"), format!("{forged}{new}")).unwrap();
+    let both = Sidecar::run("both", &config);
+    assert!(is_refused(&both, &thief));
+    let said = both.wait_for_log("[K05]");
+    assert!(!said.contains("remove it"), "{said}");
+    drop(both);
+    // What a CA left that is trusted no more, at the end of a rotation, is nobody's concern.
+    let rotated = text(&stranger.crl()) + &new;
+    fs::write(kept.path().join("ca.crl"), rotated).unwrap();
+    let rotated = Sidecar::run("rotated", &config);
+    assert!(is_refused(&rotated, &thief));
+    assert!(!rotated.log().text().contains("[K05]"));
 }
 
 #[test]

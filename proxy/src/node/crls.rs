@@ -76,8 +76,9 @@ impl Keeper {
             crls,
             taken,
             refused,
+            foreign,
         } = merged;
-        for why in refused {
+        for why in refused.into_iter().chain(foreign) {
             if self.flood.admit("node", "K06") {
                 warn!(from, why, "a CRL from another node is not believed [K06]");
             }

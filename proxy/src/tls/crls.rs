@@ -23,6 +23,8 @@ pub(crate) struct Merged {
     pub(crate) taken: Vec<String>,
     /// Those that are not believed, and why.
     pub(crate) refused: Vec<String>,
+    /// Those that no CA of ours issued: of strangers, or of a CA that is trusted no more.
+    pub(crate) foreign: Vec<String>,
 }
 
 /// Joins `offered` to what we `have`, which has been judged already.
@@ -48,10 +50,16 @@ pub(crate) fn merge(
                 merged.taken.push(named);
             }
             Ok(None) => {}
-            Err(why) => merged.refused.push(why),
+            Err(Refused::Foreign(why)) => merged.foreign.push(why),
+            Err(Refused::Unbelieved(why)) => merged.refused.push(why),
         }
     }
     merged
+}
+
+enum Refused {
+    Foreign(String),
+    Unbelieved(String),
 }
 
 /// Where a newer list belongs (None: it is the first of its CA), and its name; nothing if it is not newer.
@@ -59,17 +67,21 @@ fn place(
     cas: &[CertificateDer<'_>],
     have: &[CertificateRevocationListDer<'static>],
     der: &CertificateRevocationListDer<'static>,
-) -> Result<Option<(Option<usize>, String)>, String> {
-    let crl = Crl::parse(der).map_err(|error| format!("a CRL is damaged: {error}"))?;
+) -> Result<Option<(Option<usize>, String)>, Refused> {
+    let unbelieved = |why| Err(Refused::Unbelieved(why));
+    let crl = match Crl::parse(der) {
+        Ok(crl) => crl,
+        Err(error) => return unbelieved(format!("a CRL is damaged: {error}")),
+    };
     let issuer = crl.issuer();
     let Some(number) = crl.number() else {
-        return Err(format!("the CRL of {issuer} has no number"));
+        return unbelieved(format!("the CRL of {issuer} has no number"));
     };
     let (ca_der, ca) = cas
         .iter()
         .filter_map(|der| Some((der, Certificate::parse(der).ok()?)))
         .find(|(_, ca)| crl.is_issued_by(ca))
-        .ok_or_else(|| format!("the CRL of {issuer} is of no CA of ours"))?;
+        .ok_or_else(|| Refused::Foreign(format!("the CRL of {issuer} is of no CA of ours")))?;
     let own = have
         .iter()
         .position(|der| Crl::parse(der).is_ok_and(|own| own.is_issued_by(&ca)));
@@ -81,7 +93,7 @@ fn place(
     }
     let usable = is_signed_by(der, ca_der) && is_usable(der, ca_der);
     if !usable {
-        return Err(format!(
+        return unbelieved(format!(
             "the CRL {number} of {issuer} is not signed by that CA"
         ));
     }

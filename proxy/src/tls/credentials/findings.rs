@@ -19,7 +19,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
 
 use super::super::again::but_for_dates;
-use super::super::crls::{Merged, merge};
+use super::super::crls::merge;
 use super::super::explain::{explain_handshake, now};
 use super::super::papers::{Paper, Unrenewed};
 use super::super::provider::provider;
@@ -157,25 +157,28 @@ impl Findings {
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(|error| error.to_string())
             });
-        let merged = match kept {
-            Ok(kept) => merge(cas, &crls, kept),
-            Err(why) => Merged {
-                crls,
-                refused: vec![why],
-                ..Merged::default()
-            },
+        let unused = |what: String, why: String, way_out: &str| {
+            Problem::new("K05", what, why, way_out).warning()
         };
-        for why in merged.refused {
-            self.warnings.push(
-                Problem::new(
-                    "K05",
+        let kept = match kept {
+            Ok(kept) => kept,
+            Err(why) => {
+                self.warnings.push(unused(
                     format!("{} is not used", path.display()),
                     why,
                     "remove it; the other nodes send their CRL again",
-                )
-                .warning(),
-            );
-        }
+                ));
+                return crls;
+            }
+        };
+        // What a CA left that is trusted no more means nothing, and goes when the file is written anew.
+        let merged = merge(cas, &crls, kept);
+        let refused = merged.refused.into_iter().map(|why| {
+            let what = format!("a CRL in {} is passed over", path.display());
+            let way_out = "leave it there: what else the file has counts, and it is written anew with the next newer CRL";
+            unused(what, why, way_out)
+        });
+        self.warnings.extend(refused);
         merged.crls
     }
 
