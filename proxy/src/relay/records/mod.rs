@@ -52,6 +52,8 @@ pub(crate) enum Fault {
     },
     /// Our own keys or state do not allow to go on.
     Internal(&'static str),
+    /// The peer broke the protocol, and rustls tells it so by the alert that it chose.
+    Misbehaved(String),
 }
 
 impl std::fmt::Display for Fault {
@@ -59,6 +61,7 @@ impl std::fmt::Display for Fault {
         match self {
             Self::PeerAlert(alert) => write!(f, "TLS alert {alert:?} from the peer"),
             Self::Broken { alert, why } => write!(f, "{why} (TLS alert {alert:?} sent)"),
+            Self::Misbehaved(why) => write!(f, "{why} (a TLS alert was sent)"),
             Self::Internal(why) => f.write_str(why),
         }
     }

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use protocol::escape::escape;
 use tokio_rustls::rustls::{AlertDescription, Connection, Error};
 
 use super::super::pool::{Buffer, LONGEST_RECORD};
@@ -148,10 +149,7 @@ fn fault(error: &Error) -> Fault {
             alert: AlertDescription::BadRecordMac,
             why: "a record cannot be decrypted",
         },
-        _ => Fault::Broken {
-            alert: AlertDescription::UnexpectedMessage,
-            why: "the peer broke the TLS protocol",
-        },
+        _ => Fault::Misbehaved(escape(error.to_string())),
     }
 }
 
