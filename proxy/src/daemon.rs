@@ -76,7 +76,7 @@ async fn serve(
     let tells_status = checked.config.admin_status;
     let http = match checked.config.admin_listen {
         Some(listen) => {
-            let listener = admin::http::open(listen).await;
+            let listener = admin::http::open(listen);
             Some((listener.map_err(|problem| vec![problem])?, listen))
         }
         None => None,

@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use super::pieces::{self, Pieces};
 use super::{metrics, page, ready};
 use crate::health::unix;
+use crate::net::listen_tcp;
 use crate::problem::Problem;
 use crate::snapshot::Facts;
 
@@ -56,8 +57,8 @@ pub(crate) struct Http {
 }
 
 /// Opens the listener; a start without it fails.
-pub(crate) async fn open(listen: SocketAddr) -> Result<TcpListener, Problem> {
-    TcpListener::bind(listen).await.map_err(|error| {
+pub(crate) fn open(listen: SocketAddr) -> Result<TcpListener, Problem> {
+    listen_tcp(listen).map_err(|error| {
         Problem::new(
             "O05",
             format!("[admin] cannot listen on {listen}"),

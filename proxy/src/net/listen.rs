@@ -47,7 +47,7 @@ impl BindError {
 impl Listener {
     pub(crate) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let bound = match address {
-            ListenAddress::Tcp(address) => bind_tcp(*address),
+            ListenAddress::Tcp(address) => listen_tcp(*address).map(Self::Tcp),
             // Who may connect is decided by SO_PEERCRED on each connection; the mode is as wide as PostgreSQL's own
             // (unix_socket_permissions, 0777), so that a refused user is told why.
             ListenAddress::Unix(path) => bind_unix(path, 0o777),
@@ -91,7 +91,8 @@ impl Listener {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+/// Listens on TCP; a tunnel does so by [`Listener::bind`].
+pub(crate) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -101,7 +102,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into()).map(Listener::Tcp)
+    TcpListener::from_std(socket.into())
 }
 
 /// Makes the socket. A file that a dead process left behind is replaced; anything else that lies there is kept.

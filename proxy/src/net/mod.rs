@@ -10,6 +10,6 @@ mod tcp_info;
 
 pub(crate) use address::{ListenAddress, PostgresAddress, Target};
 pub(crate) use dial::{DialError, dial_postgres, dial_target};
-pub(crate) use listen::Listener;
+pub(crate) use listen::{Listener, listen_tcp};
 pub(crate) use liveness::dead_peer;
 pub(crate) use stream::{Peer, Stream, linger};
