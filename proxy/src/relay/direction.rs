@@ -10,12 +10,10 @@ use std::task::Poll;
 
 use super::Tap;
 use super::flow::{Flow, total};
-use super::pool::{self, Buffer};
+use super::pool::{self, Buffer, RECORDS};
 use super::records::{BEFORE, BEHIND, Fault, Opener, PAYLOAD, Sealer};
 use crate::net::Stream;
 
-/// Records that one read fills.
-const RECORDS: usize = 16;
 /// Slices that one write takes.
 const SLICES: usize = 64;
 /// After so many full buffers in a row another session gets its turn.
@@ -38,10 +36,8 @@ pub(super) enum Pumped {
 pub(super) struct Early {
     /// Ciphertext read and not opened.
     pub(super) received: Vec<u8>,
-    /// Payload opened and not delivered.
+    /// Payload opened and not delivered. How the peer's records ended, if they did already, the opener knows.
     pub(super) payload: Vec<u8>,
-    /// How the peer's records ended, if they did already.
-    pub(super) ended: Option<Result<(), Fault>>,
 }
 
 /// Why a direction that waited goes on.
@@ -84,18 +80,9 @@ pub(super) async fn open<T: Tap>(
     let Early {
         received: mut kept,
         payload,
-        ended,
     } = *early;
     if let Err(ended) = Box::pin(deliver(payload, plain, flow)).await {
         return ended;
-    }
-    match ended {
-        None => {}
-        Some(Ok(())) => {
-            let _ = plain.shutdown_write();
-            return Pumped::Closed;
-        }
-        Some(Err(fault)) => return Pumped::Faulted(fault),
     }
     let mut untried = true;
     loop {

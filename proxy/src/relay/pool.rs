@@ -4,10 +4,13 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// The longest TLS 1.3 ciphertext record: header, 2^14 bytes, and what protection may add (RFC 8446, 5.2).
-pub(super) const LONGEST_RECORD: usize = 5 + 16_384 + 256;
-/// Many records fit one system call; more did not make it faster (measured at 64, 128, 256 and 512 KiB).
-const RECORDS: usize = 16;
+use super::records::{BEFORE, LONGEST_CIPHERTEXT};
+
+/// The longest TLS 1.3 ciphertext record, with its header.
+pub(super) const LONGEST_RECORD: usize = BEFORE + LONGEST_CIPHERTEXT;
+/// Records that one read fills. Many fit one system call; more did not make it faster (measured at 64, 128, 256 and 512
+/// KiB).
+pub(super) const RECORDS: usize = 16;
 pub(super) const SIZE: usize = RECORDS * LONGEST_RECORD;
 /// Buffers that a thread keeps; those of a burst of blocked sessions go back to the system.
 const KEPT: usize = 8;

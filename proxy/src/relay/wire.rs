@@ -29,25 +29,19 @@ pub(super) struct Taken {
 
 impl From<Half> for Taken {
     fn from(half: Half) -> Self {
-        let (stream, records, received, decrypted, ended) = match half.wire {
-            Wire::Plain(stream) => (stream, None, Vec::new(), Vec::new(), None),
+        let (stream, records, received, decrypted) = match half.wire {
+            Wire::Plain(stream) => (stream, None, Vec::new(), Vec::new()),
             Wire::Tls(tls) => match *tls {
                 Tls::Buffered(tls) => {
                     let (stream, connection) = tls.into_parts();
                     let (opener, sealer, payload) = Buffered::new(connection).split();
                     let records = (Opener::Buffered(opener), Sealer::Buffered(sealer));
-                    (stream, Some(records), Vec::new(), payload, None)
+                    (stream, Some(records), Vec::new(), payload)
                 }
                 Tls::InPlace(stream) => {
                     let parts = stream.into_parts();
                     let records = (Opener::InPlace(parts.opener), Sealer::InPlace(parts.sealer));
-                    (
-                        parts.stream,
-                        Some(records),
-                        parts.received,
-                        parts.payload,
-                        parts.ended,
-                    )
+                    (parts.stream, Some(records), parts.received, parts.payload)
                 }
             },
         };
@@ -56,11 +50,7 @@ impl From<Half> for Taken {
         Self {
             stream,
             records,
-            early: Early {
-                received,
-                payload,
-                ended,
-            },
+            early: Early { received, payload },
         }
     }
 }

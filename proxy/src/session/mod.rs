@@ -104,9 +104,14 @@ async fn converse(accepted: Accepted, record: &mut SessionRecord) -> Result<Join
     // Boxed, so that one that stays silent pays for nothing that comes later.
     let opened = Box::pin(admit(stream, peer, slot, &settings, &shared, record)).await?;
     record.asked(&opened.request);
-    match opened.request {
-        Request::Startup(_) => Box::pin(join(opened, peer, &settings, &shared, record)).await,
-        Request::Cancel(_) => Err(Box::pin(cancel(opened, peer, &settings, &shared, record)).await),
+    match opened.request.clone() {
+        Request::Startup(startup) => {
+            Box::pin(join(opened, startup, peer, &settings, &shared, record)).await
+        }
+        Request::Cancel(request) => {
+            let cancelled = cancel(opened, &request, peer, &settings, &shared, record);
+            Err(Box::pin(cancelled).await)
+        }
     }
 }
 
@@ -191,23 +196,21 @@ struct Joined {
 /// Authorise, take a place, reach the upstream.
 async fn join(
     opened: Opened,
+    startup: StartupMessage,
     peer: Peer,
     settings: &Arc<Settings>,
     shared: &Shared,
     record: &mut SessionRecord,
 ) -> Result<Joined, End> {
-    let permit = match authorise(&opened, peer, &settings.downstream).await {
+    let permit = match authorise(&opened, &startup, peer, &settings.downstream).await {
         Ok(permit) => permit,
         Err(end) => return Err(refused(opened, end).await),
-    };
-    let Request::Startup(startup) = &opened.request else {
-        return Err(refused(opened, End::CancelUnknown).await);
     };
     let about = About {
         tunnel: Arc::clone(&settings.name),
         peer,
         certificate: opened.certificate.clone(),
-        startup: startup.clone(),
+        startup,
         id: record.id_so_far(),
         since: SystemTime::now(),
     };
@@ -297,11 +300,12 @@ fn judged_late(live: &Live, accepted_with: &Arc<Settings>, shared: &Shared) -> O
 }
 
 /// The policy's verdict on a startup; the only way to a [`Permit`].
-async fn authorise(opened: &Opened, peer: Peer, leg: &DownstreamLeg) -> Result<Permit, End> {
-    let Request::Startup(startup) = &opened.request else {
-        return Err(End::CancelUnknown);
-    };
-    let startup: &StartupMessage = startup;
+async fn authorise(
+    opened: &Opened,
+    startup: &StartupMessage,
+    peer: Peer,
+    leg: &DownstreamLeg,
+) -> Result<Permit, End> {
     let identity = opened.identity();
     let verdict = match (leg, identity, peer) {
         (DownstreamLeg::Mtls { policy, .. }, Some(identity), Peer::Tcp(address)) => {
@@ -332,15 +336,12 @@ async fn authorise(opened: &Opened, peer: Peer, leg: &DownstreamLeg) -> Result<P
 /// Whatever comes of it, the answer is a silent close, as PostgreSQL's is.
 async fn cancel(
     opened: Opened,
+    request: &CancelRequest,
     peer: Peer,
     settings: &Settings,
     shared: &Shared,
     record: &mut SessionRecord,
 ) -> End {
-    let Request::Cancel(request) = &opened.request else {
-        return End::CancelUnknown;
-    };
-    let request: &CancelRequest = request;
     if let (
         DownstreamLeg::Plain {
             os_users: Some(users),

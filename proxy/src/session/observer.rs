@@ -1,7 +1,7 @@
-//! Goes along with both directions of a session: counts their bytes, and looks where messages end, the cancel key that the backend gives, and of a
-//! replication session what `protocol::watch` can tell. It cannot delay, copy or change a byte, and gives up quietly on
-//! what it does not understand. What it learned is left in the registry, under a lock that is taken once for as many
-//! bytes as were read at once.
+//! Goes along with both directions of a session: counts their bytes, and looks for where messages end, for the cancel key
+//! that the backend gives, and in a replication session for all that `protocol::watch` can tell. It cannot delay, copy or
+//! change a byte, and gives up quietly on what it does not understand. What it learned is left in the registry, under a
+//! lock that is taken once for as many bytes as were read at once.
 
 use std::ops::Range;
 use std::sync::Arc;

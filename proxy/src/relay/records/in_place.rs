@@ -30,12 +30,11 @@ use tokio_rustls::rustls::{
     ProtocolVersion, SupportedCipherSuite, Tls13CipherSuite,
 };
 
-use super::{BEFORE, BEHIND, Fault, Opened, PAYLOAD};
+use super::{BEFORE, BEHIND, Fault, LONGEST_CIPHERTEXT, Opened};
 
 /// Encrypted records all claim to be application data, version 1.2 (RFC 8446, 5.2).
 const OUTER_TYPE: u8 = 23;
 const OUTER_VERSION: [u8; 2] = [3, 3];
-const LONGEST_CIPHERTEXT: usize = PAYLOAD + 256;
 /// Records in a row without payload (empty, key updates, tickets): more is a flood. As many as rustls and OpenSSL take.
 const FRUITLESS: u32 = 32;
 /// A handshake message split over records is put together up to this size, as in rustls; tickets are far smaller.

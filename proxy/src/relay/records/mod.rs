@@ -22,6 +22,8 @@ pub(crate) use stream::RecordStream;
 
 /// Payload of one record at most (RFC 8446, 5.1).
 pub(super) const PAYLOAD: usize = 16_384;
+/// An encrypted record without its header at most (RFC 8446, 5.2).
+pub(super) const LONGEST_CIPHERTEXT: usize = PAYLOAD + 256;
 /// What stands before the payload of a record: its header.
 pub(super) const BEFORE: usize = 5;
 /// What stands behind it: the inner type and the tag.
@@ -50,10 +52,10 @@ pub(crate) enum Fault {
         alert: AlertDescription,
         why: &'static str,
     },
-    /// Our own keys or state do not allow to go on.
-    Internal(&'static str),
     /// The peer broke the protocol, and rustls tells it so by the alert that it chose.
     Misbehaved(String),
+    /// Our own keys or state do not allow to go on.
+    Internal(&'static str),
 }
 
 impl std::fmt::Display for Fault {

@@ -38,8 +38,6 @@ pub(in super::super) struct Parts {
     pub(in super::super) sealer: Box<Sealer>,
     pub(in super::super) received: Vec<u8>,
     pub(in super::super) payload: Vec<u8>,
-    /// How the peer's records ended, if they did already.
-    pub(in super::super) ended: Option<Result<(), Fault>>,
 }
 
 impl RecordStream {
@@ -79,7 +77,6 @@ impl RecordStream {
             sealer: self.sealer,
             received: self.received,
             payload: self.payload,
-            ended: self.ended,
         }
     }
 
