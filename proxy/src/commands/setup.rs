@@ -9,8 +9,8 @@ use super::secret;
 use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
 use crate::problem::Problem;
 use crate::setup::{
-    self, Cluster, Disk, Facts, FileChange, Journal, LoginBy, PrimaryReport, ReportedFile, Rights,
-    Server, Sidecar, SqlEntry, UndoReport, Undone, Wanted, Wishes,
+    self, Cluster, Facts, FileChange, Journal, LoginBy, PrimaryReport, ReportedFile, Rights,
+    Server, Sidecar, SqlEntry, Theirs, UndoReport, Undone, Wanted, Wishes,
 };
 
 /// Where a proxy listens unless told.
@@ -38,7 +38,8 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
     };
     let cluster = setup::find(wanted).map_err(one)?;
     let server = Server::of(&cluster);
-    let facts = setup::gather(&cluster, server.as_ref(), &flags.role).map_err(one)?;
+    let files = Theirs::of(&cluster.owner);
+    let facts = setup::gather(&files, &cluster, server.as_ref(), &flags.role).map_err(one)?;
     let (host, port) = public(flags.public.as_deref()).map_err(one)?;
     let mut name = flags
         .name
@@ -80,7 +81,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         dry_run: flags.dry_run,
         ..PrimaryReport::default()
     };
-    let plan = setup::plan_primary(&Disk, &facts, &wishes)?;
+    let plan = setup::plan_primary(&files, &facts, &wishes)?;
     // With PostgreSQL's own TLS there is no proxy.
     let mut own: Vec<FileChange> = Vec::new();
     let mut key_owner = &wishes.os_user;

@@ -3,6 +3,7 @@
 
 mod lines; // of a password file
 mod staged; // one file, in one step
+mod undo; // every file put back
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -11,10 +12,9 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::block;
-use super::files::{Disk, Files};
+use super::files::{Disk, Files, Opened, Reader};
 use super::ownership;
 use super::passfile;
 use super::plan::FileChange;
@@ -22,7 +22,8 @@ use crate::problem::Problem;
 
 pub(crate) use staged::Staged;
 pub(super) use staged::replace_theirs;
-use staged::{directory_of, name_of, remove_if_there, replace, replace_in, temporary_of};
+use staged::{directory_of, name_of, remove_if_there, replace};
+pub(crate) use undo::Undone;
 
 const JOURNAL: &str = "journal.json";
 
@@ -123,26 +124,6 @@ pub(crate) struct Journal {
     content: Content,
     /// None: it was opened to be looked at.
     lock: Option<Flock<File>>,
-}
-
-/// What undo made of a file.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "result", content = "path", rename_all = "snake_case")]
-pub(crate) enum Undone {
-    /// As it was before, byte by byte.
-    Restored(PathBuf),
-    /// It was not there before.
-    Removed(PathBuf),
-    /// Nothing of setup is in it.
-    Unchanged(PathBuf),
-    /// Others changed it since: only the marked block went.
-    BlockTaken(PathBuf),
-    /// Only the line of setup's went: what else is in it is of others.
-    LineTaken(PathBuf),
-    /// Others changed it since, and what is ours in it cannot be told from theirs.
-    Left(PathBuf),
-    /// It says that the server is a standby: it was not there before, and without it there would be a second primary.
-    Kept(PathBuf),
 }
 
 impl Journal {
@@ -383,15 +364,11 @@ impl Journal {
         // A link is followed: what it points to is PostgreSQL's file.
         let path = fs::canonicalize(&change.path).unwrap_or_else(|_| change.path.clone());
         let place = self.open_place(&change.path, directory_of(&path))?;
-        let old = match Disk.read(&path) {
-            Ok(old) => Some(old),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(cannot("read", &path, &error)),
-        };
-        let rights = match old {
-            Some(_) => Rights::of(&path).map_err(|error| cannot("read", &path, &error))?,
-            None => rights,
-        };
+        let opened = self
+            .open_old(&place, &change.path, &path)
+            .map_err(|error| cannot("read", &path, &error))?;
+        let rights = opened.as_ref().map_or(rights, |opened| opened.rights);
+        let old = opened.map(|opened| opened.content);
         let index = self
             .content
             .files
@@ -426,20 +403,47 @@ impl Journal {
         }
         // First the note: undo takes away what a kill leaves beside the file.
         self.save()?;
-        Staged::write(place, &path, &change.new, rights)
-            .map_err(|error| cannot("write", &path, &error))
+        let mut staged = Staged::write(place, &path, &change.new, rights)
+            .map_err(|error| cannot("write", &path, &error))?;
+        staged.old = old;
+        Ok(staged)
     }
 
-    /// The directory of a file that is to be replaced. Where the node's own files lie is the choice of who runs setup.
+    /// Where the node's own files lie is the choice of who runs setup.
+    fn is_of_node(&self, asked: &Path) -> bool {
+        let node = self.directory.parent();
+        let node = node.and_then(|node| std::path::absolute(node).ok());
+        node.is_some_and(|node| asked.starts_with(node))
+    }
+
+    /// The directory of a file that is to be replaced.
     fn open_place(&self, asked: &Path, directory: &Path) -> Result<File, Problem> {
-        let node = self
-            .directory
-            .parent()
-            .and_then(|node| std::path::absolute(node).ok());
-        if node.is_some_and(|node| asked.starts_with(node)) {
+        if self.is_of_node(asked) {
             return File::open(directory).map_err(|error| cannot("write in", directory, &error));
         }
         ownership::open_place(asked, directory)
+    }
+
+    /// What is there before, if anything: in the directory that was judged, with no link followed, and nothing that the
+    /// owner of that directory could not read himself, since he gets it.
+    fn open_old(&self, place: &File, asked: &Path, path: &Path) -> io::Result<Option<Opened>> {
+        let reader = match self.is_of_node(asked) {
+            true => Reader::ME,
+            false => Reader::owner_of(place)?,
+        };
+        match reader.read_no_link(&ownership::by_descriptor(place).join(name_of(path)?)) {
+            Ok(opened) => Ok(Some(opened)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes away a file that was not there before.
+    pub(super) fn take_away(&self, path: &Path) -> Result<(), Problem> {
+        let place = self.open_place(path, directory_of(path))?;
+        name_of(path)
+            .and_then(|name| remove_if_there(&ownership::by_descriptor(&place).join(name)))
+            .map_err(|error| cannot("remove", path, &error))
     }
 
     /// Makes one change in what says that the server is a standby; undo leaves it if nothing was there before.
@@ -472,90 +476,6 @@ impl Journal {
                 (&*entry.path, same)
             })
             .collect()
-    }
-
-    /// Puts back every file, the last first, as far as others have not changed it since; those that are to be kept stay.
-    pub(crate) fn undo_files(&mut self, keep: &[PathBuf]) -> Result<Vec<Undone>, Problem> {
-        let mut undone = Vec::new();
-        while let Some(entry) = self.content.files.last() {
-            undone.push(if keep.contains(&entry.path) {
-                Undone::Left(entry.path.clone())
-            } else {
-                self.undo_file(entry)?
-            });
-            let entry = self.content.files.pop();
-            self.save()?;
-            if let Some(entry) = entry.filter(|entry| entry.path.ends_with(passfile::NAME)) {
-                self.forget_kept(&entry)?;
-            }
-        }
-        Ok(undone)
-    }
-
-    /// Setup of before kept whole password files.
-    fn forget_kept(&self, entry: &FileEntry) -> Result<(), Problem> {
-        let kept = entry.original.iter().chain([&entry.written]);
-        for name in kept.filter(|name| !name.is_empty()) {
-            let path = self.directory.join(name);
-            remove_if_there(&path).map_err(|error| cannot("remove", &path, &error))?;
-        }
-        Ok(())
-    }
-
-    fn undo_file(&self, entry: &FileEntry) -> Result<Undone, Problem> {
-        let directory = directory_of(&entry.path);
-        if !directory.exists() {
-            return Ok(Undone::Unchanged(entry.path.clone()));
-        }
-        // Since setup, others may have led its name elsewhere.
-        let place = self.open_place(&entry.path, directory)?;
-        self.undo_in(&place, entry)
-            .map_err(|error| cannot("put back", &entry.path, &error))
-    }
-
-    fn undo_in(&self, place: &File, entry: &FileEntry) -> io::Result<Undone> {
-        let path = entry.path.clone();
-        let file = ownership::by_descriptor(place).join(name_of(&path)?);
-        // Of a run that was killed.
-        remove_if_there(&temporary_of(&file)?)?;
-        let now = match Disk.read(&file) {
-            Ok(now) => now,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok(Undone::Unchanged(path));
-            }
-            Err(error) => return Err(error),
-        };
-        let original = entry
-            .original
-            .as_deref()
-            .map(|name| self.kept(name))
-            .transpose()?;
-        if !entry.lines.is_empty() {
-            return lines::take(place, entry, &Zeroizing::new(now), original);
-        }
-        if now == self.kept(&entry.written)? {
-            return match original {
-                Some(original) => {
-                    replace_in(place, &path, &original, entry.rights)?;
-                    Ok(Undone::Restored(path))
-                }
-                None if entry.marker => Ok(Undone::Kept(path)),
-                None => {
-                    fs::remove_file(&file)?;
-                    Ok(Undone::Removed(path))
-                }
-            };
-        }
-        if original.as_ref() == Some(&now) {
-            return Ok(Undone::Unchanged(path));
-        }
-        match block::without(&now) {
-            Ok(bare) if bare != now => {
-                replace_in(place, &path, &bare, Rights::of(&file)?)?;
-                Ok(Undone::BlockTaken(path))
-            }
-            _ => Ok(Undone::Left(path)),
-        }
     }
 
     /// Forgets what the server was told.

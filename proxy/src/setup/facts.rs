@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::conf::{self, Settings};
-use super::files::{Disk, Files, Overlay};
+use super::files::{Files, Overlay};
 use super::find::Cluster;
 use super::plan::REWIND_FUNCTIONS;
 use super::server::{Server, literal};
@@ -65,16 +65,8 @@ const ASKED: &str = "'wal_level', 'max_wal_senders', 'max_replication_slots', 'h
      'data_checksums', 'config_file', 'hba_file', 'ident_file', 'ssl', 'ssl_cert_file', 'ssl_key_file', 'ssl_ca_file', \
      'ssl_crl_file', 'ssl_min_protocol_version', 'listen_addresses'";
 
+/// Looks, at files as somebody sees them and at what a server says.
 pub(crate) fn gather(
-    cluster: &Cluster,
-    server: Option<&Server>,
-    role: &str,
-) -> Result<Facts, Problem> {
-    gather_in(&Disk, cluster, server, role)
-}
-
-/// As [`gather`], of files as somebody sees them.
-pub(super) fn gather_in(
     files: &dyn Files,
     cluster: &Cluster,
     server: Option<&Server>,

@@ -1,6 +1,8 @@
 //! How the readers of this room see files: through a pair of questions, so that they can be asked about files on disk,
 //! in memory, or on disk with changes that are not yet made.
 
+mod reader; // as whom they are read
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,6 +14,9 @@ use protocol::escape::escape;
 
 use super::version::{Major, V15};
 use crate::problem::Problem;
+
+pub(crate) use reader::Theirs;
+pub(super) use reader::{Opened, Reader};
 
 /// More than any configuration file needs; a larger one is left alone.
 pub(super) const LONGEST_FILE: u64 = 4 << 20;
@@ -26,27 +31,24 @@ pub(crate) trait Files {
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>>;
 }
 
-/// Files as they are.
+/// Files as they are, for whoever runs this: to be looked at. What is written again is read by [`Theirs`].
 pub(crate) struct Disk;
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        use std::io::Read;
-        let mut content = Vec::new();
-        let file = std::fs::File::open(path)?;
-        file.take(LONGEST_FILE + 1).read_to_end(&mut content)?;
-        if content.len() as u64 > LONGEST_FILE {
-            return Err(io::Error::other("it is larger than 4 MiB"));
-        }
-        Ok(content)
+        Reader::ME.read(path).map(|opened| opened.content)
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
-        std::fs::read_dir(directory)?
-            .take(LONGEST_LISTING)
-            .map(|entry| Ok(entry?.file_name()))
-            .collect()
+        names_in(directory)
     }
+}
+
+fn names_in(directory: &Path) -> io::Result<Vec<OsString>> {
+    std::fs::read_dir(directory)?
+        .take(LONGEST_LISTING)
+        .map(|entry| Ok(entry?.file_name()))
+        .collect()
 }
 
 /// Files as they will be: some new contents over what another sees.
@@ -77,7 +79,7 @@ impl Files for Overlay<'_> {
     }
 }
 
-/// A line of a file, counted from one.
+/// A line of a file, counted from one; zero is the file as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) file: PathBuf,
@@ -86,12 +88,11 @@ pub(crate) struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} line {}",
-            escape(self.file.as_os_str().as_encoded_bytes()),
-            self.line
-        )
+        let file = escape(self.file.as_os_str().as_encoded_bytes());
+        match self.line {
+            0 => f.write_str(&file),
+            line => write!(f, "{file} line {line}"),
+        }
     }
 }
 
@@ -120,7 +121,14 @@ impl From<NotUnderstood> for Problem {
             "G01",
             format!("{} is not understood; nothing was changed", fault.place),
             fault.why,
-            "mend that line (PostgreSQL's log says what it makes of it), then run this again",
+            match fault.place.line {
+                0 => {
+                    "PostgreSQL itself must be able to read that file; see to that, then run this again"
+                }
+                _ => {
+                    "mend that line (PostgreSQL's log says what it makes of it), then run this again"
+                }
+            },
         )
     }
 }

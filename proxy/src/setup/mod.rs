@@ -32,7 +32,7 @@ pub(crate) use conf::parse_line as parse_conf_line;
 pub(crate) use conninfo::Conninfo;
 use diff::unified;
 pub(crate) use facts::{Facts, gather};
-pub(crate) use files::{Disk, Place};
+pub(crate) use files::{Place, Theirs};
 pub(crate) use find::{Cluster, Wanted, bin_directories, find};
 pub(crate) use leave::{SlotState, who_waits};
 pub(crate) use plan::{

@@ -1,6 +1,5 @@
 //! Files written and then judged by PostgreSQL itself before anything relies on them; what it refuses is put back at once.
 
-use std::fs;
 use std::path::Path;
 
 use super::apply::{Journal, Rights};
@@ -23,38 +22,33 @@ pub(crate) fn apply_files(
     if changes.is_empty() {
         return Ok(());
     }
-    let before: Vec<_> = changes
-        .iter()
-        .map(|change| (change, fs::read(&change.path).ok()))
-        .collect();
     // On a full disk none of them changes, not the first half.
-    let staged = changes
+    let mut staged = changes
         .iter()
         .map(|change| journal.stage(change, rights))
         .collect::<Result<Vec<_>, _>>()?;
+    let before: Vec<_> = staged
+        .iter_mut()
+        .zip(changes)
+        .map(|(staged, change)| (change, staged.old.take()))
+        .collect();
+    let mut begun = 0;
     let written = staged
         .into_iter()
         .zip(changes)
         .try_for_each(|(staged, change)| {
+            begun += 1;
             staged.commit()?;
             eprintln!("wrote {}", change.path.display());
             Ok(())
         });
     let judged = written.and_then(|()| judge(cluster, config_file, server));
     if let Err(problem) = judged {
-        for (change, old) in before.into_iter().rev() {
-            if fs::read(&change.path).ok() == old {
-                continue;
-            }
+        for (change, old) in before.into_iter().take(begun).rev() {
+            let path = change.path.clone();
             let put_back = match old {
-                Some(new) => journal.write(
-                    &FileChange {
-                        path: change.path.clone(),
-                        new,
-                    },
-                    rights,
-                ),
-                None => fs::remove_file(&change.path).map_err(|_| problem.clone()),
+                Some(new) => journal.write(&FileChange { path, new }, rights),
+                None => journal.take_away(&path),
             };
             if put_back.is_err() {
                 eprintln!(

@@ -94,12 +94,13 @@ impl Journal {
 /// Takes our lines out of a password file; with nothing left in it, it is as it was before.
 pub(super) fn take(
     place: &File,
+    led: &Path,
     entry: &FileEntry,
-    now: &[u8],
+    (now, rights): (&[u8], Rights),
     original: Option<Vec<u8>>,
 ) -> io::Result<Undone> {
     let path = entry.path.clone();
-    let file = ownership::by_descriptor(place).join(name_of(&path)?);
+    let file = ownership::by_descriptor(place).join(name_of(led)?);
     let left = passfile::without(now, &entry.lines);
     if left.len() == now.len() {
         let is_for = |line: &[u8]| entry.lines.iter().any(|mark| mark.is_for(line));
@@ -111,7 +112,7 @@ pub(super) fn take(
     }
     match original {
         Some(original) if left.is_empty() => {
-            replace_in(place, &path, &original, entry.rights)?;
+            replace_in(place, led, &original, entry.rights)?;
             Ok(Undone::Restored(path))
         }
         None if left.is_empty() && entry.made => {
@@ -119,7 +120,7 @@ pub(super) fn take(
             Ok(Undone::Removed(path))
         }
         _ => {
-            replace_in(place, &path, &left, Rights::of(&file)?)?;
+            replace_in(place, led, &left, rights)?;
             Ok(Undone::LineTaken(path))
         }
     }

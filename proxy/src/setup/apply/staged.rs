@@ -65,6 +65,8 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(super) path: PathBuf,
+    /// What was there, for who puts it back.
+    pub(in super::super) old: Option<Vec<u8>>,
     /// Its directory, as it was judged: by the name of it there may be another one since.
     place: File,
     temporary: PathBuf,
@@ -83,6 +85,7 @@ impl Staged {
         remove_if_there(&temporary)?;
         let staged = Self {
             path: path.to_owned(),
+            old: None,
             place,
             temporary,
         };

@@ -123,6 +123,36 @@ fn no_link_of_another_user_leads_root_to_its_own_files() {
 }
 
 #[test]
+fn what_its_owner_cannot_read_is_neither_kept_nor_put_back() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root reads what others cannot");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (data, secret) = (place.path().join("data"), place.path().join("secret"));
+    fs::create_dir(&data).unwrap();
+    std::os::unix::fs::chown(&data, Some(65534), None).unwrap();
+    let hba = data.join("pg_hba.conf");
+    fs::write(&hba, "before\n").unwrap();
+    let mut journal = Journal::open(&place.path().join("node/state")).unwrap();
+    journal.write(&change(&hba, "ours\n"), own()).unwrap();
+    // A second name of a file, where the kernel lets him make one; it looks as setup left his.
+    fs::write(&secret, "ours\n").unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(&hba).unwrap();
+    fs::hard_link(&secret, &hba).unwrap();
+    for refused in [
+        journal.write(&change(&hba, "next\n"), own()).unwrap_err(),
+        journal.undo_files(&[]).unwrap_err(),
+    ] {
+        assert!(refused.why.contains("cannot read it"), "{refused}");
+    }
+    assert_eq!(fs::read_to_string(&hba).unwrap(), "ours\n");
+    let kept = fs::read_to_string(place.path().join("node/state/0.original"));
+    assert_eq!(kept.unwrap(), "before\n");
+}
+
+#[test]
 fn undo_writes_nowhere_that_another_user_has_led_to_since() {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: only root can be led astray");

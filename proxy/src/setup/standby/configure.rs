@@ -1,12 +1,11 @@
 //! The standby's configuration: what it needs to follow, and, since roles swap, what it needs to serve.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use super::super::apply::{Rights, SqlEntry};
 use super::super::conf;
 use super::super::facts::{self, Facts};
-use super::super::files::{Disk, Files};
+use super::super::files::{Files, Theirs};
 use super::super::plan::{self, FileChange, LoginBy, Plan, Wishes, making_slot, slot_name};
 use super::super::report::ReportedFile;
 use super::super::server::{Server, as_owner, literal, output_of, restart};
@@ -29,8 +28,9 @@ impl Work<'_> {
         let marked = self.mark().map_err(one)?;
         let taken_out = self.take_out().map_err(one)?;
         let server = Server::of(&cluster);
-        let facts = facts::gather(&cluster, server.as_ref(), &self.role).map_err(one)?;
-        let plan = self.planned(&Disk, &facts)?;
+        let files = Theirs::of(&cluster.owner);
+        let facts = facts::gather(&files, &cluster, server.as_ref(), &self.role).map_err(one)?;
+        let plan = self.planned(&files, &facts)?;
         for warning in &plan.warnings {
             eprintln!("pgtlsproxy: {warning}");
         }
@@ -117,7 +117,8 @@ impl Work<'_> {
     /// postgresql.auto.conf without whom the copied server followed, if it says so.
     pub(super) fn without_source(&self) -> Option<(FileChange, Rights)> {
         let path = self.place.cluster.data.join("postgresql.auto.conf");
-        let text = fs::read(&path).ok()?;
+        let owner = &self.place.cluster.owner;
+        let text = Theirs::of(owner).read(&path).ok()?;
         let ours = |line: &[u8]| {
             let line = line.strip_suffix(b"\n").unwrap_or(line);
             conf::parse_line(line)
@@ -131,7 +132,6 @@ impl Work<'_> {
             .flatten()
             .copied()
             .collect();
-        let owner = &self.place.cluster.owner;
         let rights = Rights {
             mode: 0o600,
             uid: owner.uid.as_raw(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::apply::Journal;
 use super::super::facts::{self, OWN_FILE};
-use super::super::files::{Disk, Overlay};
+use super::super::files::{Overlay, Theirs};
 use super::super::passfile;
 use super::super::plan::FileChange;
 use super::super::report::{FORMAT, ReportedFile, StandbyReport};
@@ -193,12 +193,13 @@ impl Work<'_> {
                 new.insert(data.join(name), Vec::new());
             }
         }
-        let view = Overlay { below: &Disk, new };
+        let below = Theirs::of(&cluster.owner);
+        let view = Overlay { below: &below, new };
         let server = Server::of(&cluster).filter(|_| !copies);
         if self.primary.settings.is_empty() && !copies {
             self.primary.settings = self.of_the_copy();
         }
-        let facts = facts::gather_in(&view, &cluster, server.as_ref(), &self.role).map_err(one)?;
+        let facts = facts::gather(&view, &cluster, server.as_ref(), &self.role).map_err(one)?;
         let mut files: Vec<ReportedFile> = Vec::new();
         if copies {
             let (name, content) = self.following().marker();
