@@ -224,6 +224,22 @@ fn a_subscription_comes_through_the_tunnel() {
 }
 
 #[test]
+fn a_wal_level_in_capitals_is_what_it_says() {
+    let mut primary = Prepared::careful(15, "wal_level = LOGICAL");
+    primary.node.start();
+    let slot = "select pg_create_logical_replication_slot('sub1', 'pgoutput')";
+    primary.node.query(slot);
+    primary.setup(&[]).well();
+    primary.node.restart();
+    assert_eq!(primary.node.query("show wal_level"), "logical");
+    // What runs is not lowered either, whatever the file says by now.
+    primary.node.append_conf("wal_level = minimal");
+    primary.setup(&[]).well();
+    primary.node.restart();
+    assert_eq!(primary.node.query("show wal_level"), "logical");
+}
+
+#[test]
 fn mended_trust_shuts_nobody_out_who_has_a_password() {
     for major in majors() {
         println!("PostgreSQL {major}");

@@ -14,9 +14,9 @@ pub(super) fn same(name: &str, now: &str, value: &str) -> bool {
     name == "wal_level" && wal_rank(now) >= wal_rank(value)
 }
 
-fn wal_rank(level: &str) -> u8 {
-    match level {
-        "minimal" => 0,
+/// As the server orders them, in any case of letters (documentation, 19.1.1).
+pub(in super::super) fn wal_rank(level: &str) -> u8 {
+    match &*level.to_ascii_lowercase() {
         "archive" => 1,
         "replica" | "hot_standby" => 2,
         "logical" => 3,
@@ -50,7 +50,14 @@ pub(super) fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str,
         Thing::WalLevelLogical
     };
     let default = if major >= V10 { "replica" } else { "minimal" };
-    let earlier = before("wal_level").filter(|level| wal_rank(level) > 2);
+    // Nor less than what runs: its slots may need that, whatever the files say by now.
+    let running = facts.running.as_ref();
+    let runs = running.and_then(|running| running.settings.get("wal_level").cloned());
+    let earlier = [before("wal_level"), runs];
+    let earlier = earlier
+        .into_iter()
+        .flatten()
+        .find(|level| wal_rank(level) > 2);
     if let Some(level) = earlier.as_deref().or_else(|| wants(major, needed))
         && wal_rank(&set("wal_level").unwrap_or_else(|| default.to_owned())) < wal_rank(level)
     {
