@@ -240,6 +240,26 @@ fn a_wal_level_in_capitals_is_what_it_says() {
 }
 
 #[test]
+fn a_second_role_does_not_lock_the_first_one_out() {
+    let mut primary = Prepared::careful(15, "");
+    primary.node.start();
+    let before = configuration(&primary.node);
+    let enters = |role: &str| {
+        let socket = primary.node.socket_dir().display().to_string();
+        let port = primary.node.address().port();
+        let conninfo = format!("host={socket} port={port} user={role} replication=true");
+        psql_of(&client_tool("psql"), &conninfo, "IDENTIFY_SYSTEM").unwrap()
+    };
+    primary.setup(&[]).well();
+    enters("replicator");
+    primary.setup(&["--role", "logrep"]).well();
+    enters("logrep");
+    enters("replicator");
+    primary.undo().well();
+    assert_eq!(configuration(&primary.node), before);
+}
+
+#[test]
 fn mended_trust_shuts_nobody_out_who_has_a_password() {
     for major in majors() {
         println!("PostgreSQL {major}");

@@ -187,17 +187,20 @@ impl Needs {
     }
 }
 
-/// The lines of pg_ident.conf that belong to the other way to log in, or to standbys of earlier runs.
+/// The lines of pg_ident.conf that stay: those of the other way to log in, of standbys of earlier runs, and of other roles.
+/// Of this role's, the OS user's is written anew.
 pub(crate) fn kept_maps<'a>(
     old: &'a str,
     map: &'a str,
+    role: &str,
     new: &'a [String],
 ) -> impl Iterator<Item = String> + 'a {
+    let for_role = format!(" {role}");
     let lines = old.lines().map(str::trim_end);
     lines
         .filter(move |line| match line.split_whitespace().next() {
             Some(TLS_MAP) => true,
-            Some(MAP) => map != MAP,
+            Some(MAP) => map != MAP || !line.ends_with(&for_role),
             _ => false,
         })
         .filter(|line| !new.iter().any(|new| new == line))

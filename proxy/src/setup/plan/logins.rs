@@ -139,7 +139,8 @@ pub(super) fn ident_lines(
         .map(|user| Ok(format!("{map} {} {role}", word(user, facts.major)?)))
         .collect::<Result<Vec<_>, Problem>>()?;
     let inside = block::find(known).map_or(Vec::new(), |(_, inside)| inside.to_vec());
-    let kept: Vec<_> = tls::kept_maps(&String::from_utf8_lossy(&inside), map, &lines).collect();
+    let kept: Vec<_> =
+        tls::kept_maps(&String::from_utf8_lossy(&inside), map, &role, &lines).collect();
     lines.extend(kept);
     Ok(lines)
 }
