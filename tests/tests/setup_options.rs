@@ -174,6 +174,10 @@ fn a_failover_slot_is_synchronised() {
             "select slot_name from pg_replication_slots where synced",
             "failover",
         );
+        // With it, undo would leave wal_level as it is.
+        primary
+            .node
+            .query("select pg_drop_replication_slot('failover')");
         primary.undo_without(standby, &before);
     }
 }

@@ -11,6 +11,7 @@ mod secret;
 mod setup;
 mod standby;
 mod status;
+mod undo;
 
 use std::process::ExitCode;
 

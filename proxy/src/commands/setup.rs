@@ -1,4 +1,4 @@
-//! `pgtlsproxy setup`: gather, plan, show or apply; and undo.
+//! `pgtlsproxy setup primary`: gather, plan, show or apply.
 #![expect(clippy::print_stdout, reason = "a command's output")]
 
 use std::fs;
@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::secret;
-use crate::cli::{SetupCommand, SetupPrimary, SetupUndo};
+use crate::cli::{SetupCommand, SetupPrimary};
 use crate::problem::Problem;
 use crate::setup::{
-    self, Cluster, Facts, FileChange, Journal, LoginBy, PrimaryReport, ReportedFile, Rights,
-    Server, Sidecar, SqlEntry, Theirs, UndoReport, Undone, Wanted, Wishes,
+    self, Facts, FileChange, Journal, LoginBy, PrimaryReport, ReportedFile, Rights, Server,
+    Sidecar, SqlEntry, Theirs, Wanted, Wishes,
 };
 
 /// Where a proxy listens unless told.
@@ -20,9 +20,7 @@ pub(super) fn run(command: &SetupCommand) -> Result<ExitCode, Vec<Problem>> {
     match command {
         SetupCommand::Primary(flags) => primary(flags).map(|()| ExitCode::SUCCESS),
         SetupCommand::Standby(flags) => super::standby::run(flags),
-        SetupCommand::Undo(flags) => undo(flags)
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(|problem| vec![problem]),
+        SetupCommand::Undo(flags) => super::undo::run(flags).map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -272,111 +270,4 @@ fn public(given: Option<&str>) -> Result<(String, Option<u16>), Problem> {
         None if !text.is_empty() => Ok((text.to_owned(), None)),
         _ => Err(wrong(text)),
     }
-}
-
-fn undo(flags: &SetupUndo) -> Result<(), Problem> {
-    let report = undo_all(flags)?;
-    if flags.json {
-        println!("{}", setup::json(&report)?);
-    }
-    Ok(())
-}
-
-fn undo_all(flags: &SetupUndo) -> Result<UndoReport, Problem> {
-    let mut report = UndoReport {
-        format: setup::FORMAT,
-        ..UndoReport::default()
-    };
-    let directory = flags.dir.join("setup");
-    if !directory.exists() {
-        eprintln!("{}: nothing to undo", flags.dir.display());
-        return Ok(report);
-    }
-    let mut journal = Journal::open(&directory)?;
-    if journal.is_empty() {
-        eprintln!("{}: nothing to undo", flags.dir.display());
-        return Ok(report);
-    }
-    report.changed = true;
-    let back = flags.bring_back && journal.copy().is_some();
-    // First the proxy: the slots of those that stream through it can be dropped then. But a standby drops its own slot
-    // through it, at the primary.
-    let mut units = None;
-    if !back {
-        units = Some(setup::stop_units(&journal, &flags.dir)?);
-    }
-    let cluster: Option<Cluster> = journal
-        .cluster()
-        .and_then(|data| setup::find(Wanted::DataDirectory(data)).ok());
-    let server = cluster.as_ref().and_then(Server::of);
-    let told = journal.sql();
-    if let Some(server) = &server {
-        // After a failover: roles and grants are the primary's, slots are each server's own.
-        let follows = server.query("SELECT pg_is_in_recovery()")? == "t";
-        for entry in &told {
-            if follows && !entry.undo.contains("pg_drop_replication_slot") {
-                eprintln!(
-                    "PostgreSQL is a standby now; this stays: {} (undo, on the primary: {})",
-                    entry.what, entry.undo
-                );
-                report.left.push(entry.what.clone());
-                continue;
-            }
-            server.query(&entry.undo)?;
-            eprintln!("undid: {}", entry.what);
-            report.steps.push(entry.what.clone());
-        }
-        journal.forget_sql()?;
-        if back && let Some(cluster) = &cluster {
-            setup::stop_standby(&flags.dir, &journal, cluster)?;
-        }
-    } else {
-        for entry in &told {
-            eprintln!(
-                "PostgreSQL does not run; this stays: {} (undo: {})",
-                entry.what, entry.undo
-            );
-            report.left.push(entry.what.clone());
-        }
-    }
-    let units = match units {
-        Some(units) => units,
-        None => setup::stop_units(&journal, &flags.dir)?,
-    };
-    report.steps.extend(units.stopped.iter().cloned());
-    report.files = journal.undo_files(&units.kept)?;
-    for undone in &report.files {
-        match undone {
-            Undone::Restored(path) => eprintln!("restored {}", path.display()),
-            Undone::Removed(path) => eprintln!("removed {}", path.display()),
-            Undone::Unchanged(path) => eprintln!("{} has nothing of setup in it", path.display()),
-            Undone::BlockTaken(path) => {
-                eprintln!(
-                    "{} was changed by others since: only the block of pgtlsproxy was taken out",
-                    path.display()
-                );
-            }
-            Undone::LineTaken(path) => eprintln!(
-                "{} holds what is of others: only the line of pgtlsproxy was taken out",
-                path.display()
-            ),
-            Undone::Kept(path) => eprintln!(
-                "{} stays: without it this would be a second primary",
-                path.display()
-            ),
-            Undone::Left(path) => eprintln!(
-                "{} was changed by others since: it stays as it is",
-                path.display()
-            ),
-        }
-    }
-    setup::forget_units(&units)?;
-    if let Some(server) = server.filter(|_| !back) {
-        server.query("SELECT pg_reload_conf()")?;
-    }
-    super::standby::undo(&mut journal, flags.bring_back, &mut report)?;
-    eprintln!(
-        "Roles, certificates and the CA stay. Settings that need a restart go with the next one."
-    );
-    Ok(report)
 }

@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::block;
+use super::facts::OWN_FILE;
 use super::files::{Disk, Files, Opened, Reader};
 use super::ownership;
 use super::passfile;
@@ -23,7 +24,7 @@ use crate::problem::Problem;
 pub(crate) use staged::Staged;
 pub(super) use staged::replace_theirs;
 use staged::{directory_of, name_of, remove_if_there, replace};
-pub(crate) use undo::Undone;
+pub(crate) use undo::{Stay, Undone};
 
 const JOURNAL: &str = "journal.json";
 
@@ -67,6 +68,14 @@ struct FileEntry {
     /// It says that the server is a standby, and stays where nothing was before: without it there would be two primaries.
     #[serde(default)]
     marker: bool,
+}
+
+impl FileEntry {
+    /// The number in the names of its copies, if it has any.
+    fn number(&self) -> Option<usize> {
+        let mut names = self.original.iter().chain([&self.written]);
+        names.find_map(|name| name.split('.').next()?.parse().ok())
+    }
 }
 
 /// One thing that the server was told and can be told back.
@@ -215,8 +224,8 @@ impl Journal {
             if entry.written.is_empty() || !entry.path.exists() {
                 continue;
             }
+            let number = self.free_number();
             let again = |name: &str| {
-                let number = self.content.files.len();
                 let end = name.rsplit('.').next().unwrap_or_default();
                 let text = self.kept(name);
                 let text =
@@ -343,6 +352,12 @@ impl Journal {
         replace(&path, &text, own).map_err(|error| cannot("write", &path, &error))
     }
 
+    /// A number by which nothing is kept yet.
+    fn free_number(&self) -> usize {
+        let numbers = self.content.files.iter().filter_map(FileEntry::number);
+        numbers.max().map_or(0, |number| number + 1)
+    }
+
     fn keep(&self, name: &str, content: &[u8]) -> Result<String, Problem> {
         let path = self.directory.join(name);
         let own = Rights {
@@ -374,8 +389,12 @@ impl Journal {
             .files
             .iter()
             .position(|entry| entry.path == path);
-        let number = index.unwrap_or(self.content.files.len());
-        let original = match index.and_then(|index| self.content.files.get(index)) {
+        let known = index.and_then(|index| self.content.files.get(index));
+        let number = known.and_then(FileEntry::number);
+        let number = number.unwrap_or_else(|| self.free_number());
+        let original = match known {
+            // All of it is ours, with what others have put in.
+            Some(entry) if entry.original.is_none() && path.ends_with(OWN_FILE) => None,
             // What was there before the first run, unless others have changed the file since the last.
             Some(entry) if self.kept(&entry.written).ok() == old || old.is_none() => {
                 entry.original.clone()
@@ -476,12 +495,6 @@ impl Journal {
                 (&*entry.path, same)
             })
             .collect()
-    }
-
-    /// Forgets what the server was told.
-    pub(crate) fn forget_sql(&mut self) -> Result<(), Problem> {
-        self.content.sql.clear();
-        self.save()
     }
 }
 

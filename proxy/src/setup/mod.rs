@@ -13,6 +13,7 @@ mod files;
 mod find; // which cluster is meant
 pub(crate) mod hba; // pg_hba.conf and pg_ident.conf
 mod leave; // what a node that goes leaves in a running server
+pub(crate) mod needed; // what undo may not take from a server
 mod ownership; // what root does in directories of others
 mod passfile; // libpq's password file
 mod plan; // facts and wishes to changes
@@ -27,7 +28,7 @@ mod units; // what systemd calls a server
 mod validate; // what was written, judged by PostgreSQL itself
 mod version; // what each major wants
 
-pub(crate) use apply::{Journal, Rights, SqlEntry, Undone};
+pub(crate) use apply::{Journal, Rights, SqlEntry, Stay, Undone};
 pub(crate) use conf::parse_line as parse_conf_line;
 pub(crate) use conninfo::Conninfo;
 use diff::unified;

@@ -19,6 +19,7 @@ use logins::{fix_trust, ident_lines, rules};
 use settings::{check_effective, own_settings, same, set, settings_files};
 use statements::sql;
 
+pub(super) use settings::{own_text, wal_rank};
 pub(super) use statements::REWIND_FUNCTIONS;
 
 /// The map of pg_ident.conf by which the proxy's OS user becomes the role.

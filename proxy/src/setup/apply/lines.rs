@@ -158,7 +158,7 @@ mod tests {
             for password in ["first", "second", "theirs"] {
                 assert!(!is_kept(&state, password), "{password}");
             }
-            let undone = open().undo_files(&[]).unwrap();
+            let undone = open().undone().unwrap();
             match theirs {
                 None => assert_eq!(undone, [Undone::Removed(file.clone())]),
                 Some(_) => assert_eq!(undone, [Undone::LineTaken(file.clone())]),
@@ -168,7 +168,7 @@ mod tests {
         // A password that somebody else has changed is his.
         open().write_line(&file, "h:1:*:r:ours\n", own()).unwrap();
         fs::write(&file, "h:1:*:r:his\n").unwrap();
-        assert_eq!(open().undo_files(&[]).unwrap(), [Undone::Left(file)]);
+        assert_eq!(open().undone().unwrap(), [Undone::Left(file)]);
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
             assert!(is_kept(&state, "old"));
         };
         old();
-        let undone = Journal::open(&state).unwrap().undo_files(&[]).unwrap();
+        let undone = Journal::open(&state).unwrap().undone().unwrap();
         assert_eq!(undone, [Undone::Removed(file.clone())]);
         assert!(!is_kept(&state, "old"));
         for (next, changes) in [("h:1:*:r:old\n", false), ("h:1:*:r:new\n", true)] {
@@ -201,10 +201,7 @@ mod tests {
             assert_eq!(journal.write_line(&file, next, own()).unwrap(), changes);
             assert_eq!(fs::read_to_string(&file).unwrap(), next);
             assert!(!is_kept(&state, "old") && !is_kept(&state, "new"));
-            assert_eq!(
-                journal.undo_files(&[]).unwrap(),
-                [Undone::Removed(file.clone())]
-            );
+            assert_eq!(journal.undone().unwrap(), [Undone::Removed(file.clone())]);
         }
     }
 }

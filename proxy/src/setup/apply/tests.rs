@@ -30,7 +30,7 @@ fn every_byte_and_mode_comes_back() {
         assert_eq!(Rights::of(&old).unwrap().mode, 0o604);
         assert_eq!(Rights::of(&new).unwrap().mode, 0o640);
     }
-    let undone = Journal::open(&state).unwrap().undo_files(&[]).unwrap();
+    let undone = Journal::open(&state).unwrap().undone().unwrap();
     assert_eq!(
         undone,
         [Undone::Removed(new.clone()), Undone::Restored(old.clone())]
@@ -53,7 +53,7 @@ fn what_others_changed_since_stays() {
     journal.write(&change(&own_file, "x = 1\n"), own()).unwrap();
     fs::write(&hba, with("a\n") + "theirs\n").unwrap();
     fs::write(&own_file, "x = 1\ntheirs = 2\n").unwrap();
-    let undone = journal.undo_files(&[]).unwrap();
+    let undone = journal.undone().unwrap();
     assert_eq!(
         undone,
         [Undone::Left(own_file), Undone::BlockTaken(hba.clone())]
@@ -75,7 +75,7 @@ fn a_change_of_others_between_two_runs_stays() {
     journal
         .write(&change(&hba, &with("a\ntheirs\n")), own())
         .unwrap();
-    journal.undo_files(&[]).unwrap();
+    journal.undone().unwrap();
     assert_eq!(fs::read_to_string(&hba).unwrap(), "a\ntheirs\n");
 }
 
@@ -89,7 +89,7 @@ fn a_kill_before_the_file_was_replaced_is_undone_as_well() {
     drop(journal);
     // As if the last step had not happened.
     fs::write(&hba, "a\n").unwrap();
-    let undone = Journal::open(&state).unwrap().undo_files(&[]).unwrap();
+    let undone = Journal::open(&state).unwrap().undone().unwrap();
     assert_eq!(undone, [Undone::Unchanged(hba)]);
 }
 
@@ -143,7 +143,7 @@ fn what_its_owner_cannot_read_is_neither_kept_nor_put_back() {
     fs::hard_link(&secret, &hba).unwrap();
     for refused in [
         journal.write(&change(&hba, "next\n"), own()).unwrap_err(),
-        journal.undo_files(&[]).unwrap_err(),
+        journal.undone().unwrap_err(),
     ] {
         assert!(refused.why.contains("cannot read it"), "{refused}");
     }
@@ -174,15 +174,12 @@ fn undo_writes_nowhere_that_another_user_has_led_to_since() {
     fs::write(etc.join("pg_hba.conf"), "ours\n").unwrap();
     fs::rename(&data, his.join("old")).unwrap();
     std::os::unix::fs::symlink(&etc, &data).unwrap();
-    assert_eq!(journal.undo_files(&[]).unwrap_err().id, "G26");
+    assert_eq!(journal.undone().unwrap_err().id, "G26");
     let text = fs::read_to_string(etc.join("pg_hba.conf")).unwrap();
     assert_eq!(text, "ours\n");
     // Once it leads to his own again, the same journal puts it back.
     fs::remove_file(&data).unwrap();
     fs::rename(his.join("old"), &data).unwrap();
-    assert_eq!(
-        journal.undo_files(&[]).unwrap(),
-        [Undone::Restored(hba.clone())]
-    );
+    assert_eq!(journal.undone().unwrap(), [Undone::Restored(hba.clone())]);
     assert_eq!(fs::read_to_string(&hba).unwrap(), "before\n");
 }

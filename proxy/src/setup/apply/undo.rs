@@ -32,25 +32,84 @@ pub(crate) enum Undone {
     Left(PathBuf),
     /// It says that the server is a standby: it was not there before, and without it there would be a second primary.
     Kept(PathBuf),
+    /// The server would not start without it; the next undo looks at it again.
+    Needed(PathBuf),
+}
+
+/// Files that undo does not touch.
+#[derive(Debug, Default)]
+pub(crate) struct Stay {
+    /// They are their owners' from now on.
+    pub(crate) for_good: Vec<PathBuf>,
+    /// The next undo looks at them again.
+    pub(crate) for_now: Vec<PathBuf>,
+}
+
+/// The text without the line by which our block took in our settings, where only the marks around it are gone: with that
+/// line the server would not start once our file is.
+fn without_include(now: &[u8], written: &[u8]) -> Option<Vec<u8>> {
+    let lines = |text: &'_ [u8]| -> Vec<Vec<u8>> {
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
+        lines.map(<[u8]>::to_vec).collect()
+    };
+    let (_, inside) = block::find(written)?;
+    let mut ours = lines(inside);
+    ours.retain(|line| line.starts_with(b"include "));
+    let is_ours = |line: &Vec<u8>| {
+        ours.iter()
+            .any(|our| our.trim_ascii_end() == line.trim_ascii_end())
+    };
+    let mut left = lines(now);
+    let before = left.len();
+    left.retain(|line| !is_ours(line));
+    (left.len() < before).then(|| left.concat())
 }
 
 impl Journal {
-    /// Puts back every file, the last first, as far as others have not changed it since; those that are to be kept stay.
-    pub(crate) fn undo_files(&mut self, keep: &[PathBuf]) -> Result<Vec<Undone>, Problem> {
-        let mut undone = Vec::new();
-        while let Some(entry) = self.content.files.last() {
-            undone.push(if keep.contains(&entry.path) {
-                Undone::Left(entry.path.clone())
-            } else {
-                self.undo_file(entry)?
-            });
-            let entry = self.content.files.pop();
+    /// Puts back every file, the last first, as far as others have not changed it since. One that cannot be put back keeps
+    /// no other from it; the first such problem is returned at the end.
+    pub(crate) fn undo_files(
+        &mut self,
+        stay: &Stay,
+        undone: &mut Vec<Undone>,
+    ) -> Result<(), Problem> {
+        let mut failed = None;
+        for index in (0..self.content.files.len()).rev() {
+            let Some(entry) = self.content.files.get(index) else {
+                continue;
+            };
+            if stay.for_now.contains(&entry.path) {
+                continue;
+            }
+            let done = match stay.for_good.contains(&entry.path) {
+                true => Ok(Undone::Left(entry.path.clone())),
+                false => self.undo_file(entry),
+            };
+            match done {
+                Ok(done) => undone.push(done),
+                Err(problem) => {
+                    failed.get_or_insert(problem);
+                    continue;
+                }
+            }
+            let entry = self.content.files.remove(index);
             self.save()?;
-            if let Some(entry) = entry.filter(|entry| entry.path.ends_with(passfile::NAME)) {
+            if entry.path.ends_with(passfile::NAME) {
                 self.forget_kept(&entry)?;
             }
         }
-        Ok(undone)
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether a file is still to be put back.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.content.files.iter().any(|entry| entry.path == path)
+    }
+
+    /// Whether a file is still what was written.
+    pub(crate) fn is_as_written(&self, path: &Path) -> bool {
+        let mut there = self.files_in(directory_of(path)).into_iter();
+        there.any(|(known, same)| known == path && same)
     }
 
     /// Setup of before kept whole password files.
@@ -112,12 +171,28 @@ impl Journal {
         if original.as_ref() == Some(&now) {
             return Ok(Undone::Unchanged(path));
         }
-        match block::without(&now) {
-            Ok(bare) if bare != now => {
-                replace_in(place, led, &bare, rights)?;
-                Ok(Undone::BlockTaken(path))
-            }
-            _ => Ok(Undone::Left(path)),
+        if let Ok(bare) = block::without(&now)
+            && bare != now
+        {
+            replace_in(place, led, &bare, rights)?;
+            return Ok(Undone::BlockTaken(path));
         }
+        match without_include(&now, &self.kept(&entry.written)?) {
+            Some(left) => {
+                replace_in(place, led, &left, rights)?;
+                Ok(Undone::LineTaken(path))
+            }
+            None => Ok(Undone::Left(path)),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Journal {
+    /// All of it.
+    pub(super) fn undone(&mut self) -> Result<Vec<Undone>, Problem> {
+        let mut undone = Vec::new();
+        self.undo_files(&Stay::default(), &mut undone)?;
+        Ok(undone)
     }
 }

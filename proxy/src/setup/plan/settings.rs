@@ -129,6 +129,51 @@ fn slot_bound(free: u64) -> String {
     format!("{}GB", (free / 4 / (1 << 30)).clamp(1, 64))
 }
 
+const HEAD: &[u8] = b"# Written by `pgtlsproxy setup`, taken away by `pgtlsproxy setup undo`.\n";
+
+/// All settings that ever stand in our own file because of us.
+const OURS: [&str; 15] = [
+    "wal_level",
+    "max_wal_senders",
+    "max_replication_slots",
+    "wal_keep_segments",
+    "wal_keep_size",
+    "max_slot_wal_keep_size",
+    "hot_standby",
+    "wal_log_hints",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target_timeline",
+    "max_connections",
+    "max_worker_processes",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+];
+
+/// Our own file with these settings.
+pub(in super::super) fn own_text(pairs: &[(&str, &[u8])]) -> Vec<u8> {
+    [HEAD, &conf::render(pairs)].concat()
+}
+
+/// The lines of our own file that others have put there.
+fn of_others(text: &[u8]) -> Vec<u8> {
+    let is_theirs = |line: &&[u8]| {
+        let bare = line.strip_suffix(b"\n").unwrap_or(line);
+        match conf::parse_line(bare) {
+            Ok(Some((name, _))) => {
+                !OURS.contains(&name.as_str()) && !tls::SETTINGS.contains(&name.as_str())
+            }
+            _ => *line != HEAD && !bare.trim_ascii().is_empty(),
+        }
+    };
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    let mut theirs: Vec<u8> = lines.filter(is_theirs).flatten().copied().collect();
+    if !theirs.is_empty() && !theirs.ends_with(b"\n") {
+        theirs.push(b'\n');
+    }
+    theirs
+}
+
 pub(super) fn settings_files(
     view: &mut Overlay<'_>,
     facts: &Facts,
@@ -138,9 +183,9 @@ pub(super) fn settings_files(
         .iter()
         .map(|(name, value)| (*name, value.as_bytes()))
         .collect();
-    let mut text =
-        b"# Written by `pgtlsproxy setup`, taken away by `pgtlsproxy setup undo`.\n".to_vec();
-    text.extend(conf::render(&pairs));
+    let mut text = own_text(&pairs);
+    let there = view.read(&facts.own_file).unwrap_or_default();
+    text.extend(of_others(&there));
     view.new.insert(facts.own_file.clone(), text);
     if facts.taken_in {
         return Ok(());

@@ -36,6 +36,8 @@ use crate::problem::Problem;
 
 pub(crate) use back::{Moved, bring_back, commands as commands_back, discard, stop};
 
+pub(super) use recovery::{default as default_of, of_controldata};
+
 use node::Node;
 use place::Place;
 use upstream::{Primary, Upstream};

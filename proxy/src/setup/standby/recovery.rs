@@ -76,7 +76,7 @@ impl Following<'_> {
 }
 
 /// What a server takes where no file says anything (documentation, 19.3 to 19.12).
-fn default(major: Major, name: &str) -> u64 {
+pub(in super::super) fn default(major: Major, name: &str) -> u64 {
     match name {
         "max_connections" => 100,
         "max_worker_processes" => 8,
@@ -87,7 +87,7 @@ fn default(major: Major, name: &str) -> u64 {
 }
 
 /// The settings of [`NOT_LOWER`] as `pg_controldata` of the copy shows them: those of the primary.
-pub(super) fn of_controldata(text: &str) -> Vec<(&'static str, String)> {
+pub(in super::super) fn of_controldata(text: &str) -> Vec<(&'static str, String)> {
     let value = |name: &str| {
         // `max_prepared_xacts setting:`, `max_locks_per_xact setting:`
         let shown = name
