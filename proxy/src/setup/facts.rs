@@ -40,6 +40,8 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) settings: BTreeMap<String, String>,
+    /// What its command line says, which no file overrules.
+    pub(crate) fixed: BTreeMap<String, String>,
     /// Whether the role exists, and whether it may log in and replicate.
     pub(crate) role: Option<bool>,
     pub(crate) groups: BTreeSet<String>,
@@ -62,6 +64,7 @@ impl Facts {
 }
 
 const ASKED: &str = "'wal_level', 'max_wal_senders', 'max_replication_slots', 'hot_standby', 'wal_log_hints', \
+     'max_connections', 'max_worker_processes', 'max_prepared_transactions', 'max_locks_per_transaction', \
      'data_checksums', 'config_file', 'hba_file', 'ident_file', 'ssl', 'ssl_cert_file', 'ssl_key_file', 'ssl_ca_file', \
      'ssl_crl_file', 'ssl_min_protocol_version', 'listen_addresses'";
 
@@ -157,15 +160,16 @@ fn own_file(
 }
 
 fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
-    let pairs = server.query(&format!(
-        "SELECT name, setting FROM pg_settings WHERE name IN ({ASKED}) \
-         AND (name <> 'listen_addresses' OR source <> 'command line')"
-    ))?;
-    let settings = pairs
-        .lines()
-        .filter_map(|line| line.split_once('\t'))
-        .map(|(name, setting)| (name.to_owned(), setting.to_owned()))
-        .collect();
+    let pairs = |condition: &str| -> Result<BTreeMap<String, String>, Problem> {
+        let sql = format!("SELECT name, setting FROM pg_settings WHERE {condition}");
+        let told = server.query(&sql)?;
+        let pairs = told.lines().filter_map(|line| line.split_once('\t'));
+        Ok(pairs
+            .map(|(name, setting)| (name.to_owned(), setting.to_owned()))
+            .collect())
+    };
+    let settings = pairs(&format!("name IN ({ASKED})"))?;
+    let fixed = pairs("source = 'command line'")?;
     let role = literal(role);
     let found = server.query(&format!(
         "SELECT rolreplication AND rolcanlogin FROM pg_roles WHERE rolname = {role}"
@@ -198,6 +202,7 @@ fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
     let lines = |text: String| text.lines().map(str::to_owned).collect();
     Ok(Running {
         settings,
+        fixed,
         role: (!found.is_empty()).then_some(found == "t"),
         groups: lines(groups),
         slots: lines(slots),

@@ -16,7 +16,7 @@ use super::tls::{self, Tls};
 use super::version::{Major, Thing, has, since};
 use crate::problem::Problem;
 use logins::{fix_trust, ident_lines, rules};
-use settings::{check_effective, own_settings, same, set, settings_files};
+use settings::{check_command_line, check_effective, own_settings, same, set, settings_files};
 use statements::sql;
 
 pub(super) use settings::{own_text, wal_rank};
@@ -28,7 +28,11 @@ pub(crate) const MAP: &str = "pgtlsproxy";
 pub(crate) const MAINTENANCE_DATABASE: &str = "postgres";
 
 /// Settings that take effect at a restart (context `postmaster`).
-const AT_RESTART: [&str; 5] = [
+const AT_RESTART: [&str; 9] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
     "wal_level",
     "max_wal_senders",
     "max_replication_slots",
@@ -140,6 +144,7 @@ pub(crate) fn node(
             None => own.push((name, value.clone())),
         }
     }
+    check_command_line(facts, &own)?;
     let mut view = Overlay {
         below: files,
         new: BTreeMap::new(),
@@ -168,6 +173,7 @@ pub(crate) fn node(
         for (name, value) in &own {
             let at_restart = AT_RESTART.contains(name) || tls::at_restart(name, facts.major);
             if at_restart
+                && !running.fixed.contains_key(*name)
                 && running
                     .settings
                     .get(*name)

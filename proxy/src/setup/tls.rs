@@ -64,7 +64,7 @@ pub(crate) fn settings(
     let on_command_line = facts
         .running
         .as_ref()
-        .is_some_and(|running| !running.settings.contains_key("listen_addresses"));
+        .is_some_and(|running| running.fixed.contains_key("listen_addresses"));
     if set("listen_addresses").is_none_or(|list| loopback(&list)) && !on_command_line {
         own.push(("listen_addresses", "*".to_owned()));
     }

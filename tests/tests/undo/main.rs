@@ -2,6 +2,7 @@
 //! refused leaves the old server running.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod needed;
 mod places;
 
 use std::collections::BTreeMap;

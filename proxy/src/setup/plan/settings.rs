@@ -118,8 +118,12 @@ pub(super) fn own_settings(facts: &Facts, wishes: &Wishes) -> Vec<(&'static str,
     own
 }
 
-/// What others set it to: the last of them.
+/// What others set it to: the last of them, and the command line after all.
 pub(super) fn set(facts: &Facts, name: &str) -> Option<String> {
+    let running = facts.running.as_ref();
+    if let Some(fixed) = running.and_then(|running| running.fixed.get(name)) {
+        return Some(fixed.clone());
+    }
     let found = facts.settings.effective(name)?;
     Some(String::from_utf8_lossy(&found.value).into_owned())
 }
@@ -205,6 +209,39 @@ pub(super) fn settings_files(
     let new = block::insert(&bare, bare.len(), &[include]);
     view.new.insert(path.clone(), new);
     Ok(())
+}
+
+/// What the command line says wins over every file: it must be well enough by itself.
+pub(super) fn check_command_line(
+    facts: &Facts,
+    own: &[(&'static str, String)],
+) -> Result<(), Vec<Problem>> {
+    let Some(running) = &facts.running else {
+        return Ok(());
+    };
+    let number = |text: &str| text.parse::<u64>().ok();
+    let enough = |name: &str, now: &str, value: &str| {
+        let more = number(value).is_some_and(|value| number(now) >= Some(value));
+        more || same(name, now, value) || now.eq_ignore_ascii_case(value)
+    };
+    let problem = |(name, value): &(&'static str, String)| {
+        let now = running.fixed.get(*name)?;
+        (!enough(name, now, value)).then(|| {
+            Problem::new(
+                "G27",
+                format!("{name} is {now}, by the server's command line"),
+                format!("it should be {value}, and no file overrules the command line; nothing was changed"),
+                "change it where the server is started (pg_ctl -o, the container's command, Patroni's configuration), \
+                 then run this again",
+            )
+        })
+    };
+    let problems: Vec<_> = own.iter().filter_map(problem).collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
 }
 
 /// Our settings must be the last word on themselves.

@@ -57,12 +57,13 @@ impl Work<'_> {
         let changed = marked || taken_out || !plan.files.is_empty();
         // primary_conninfo takes effect by a reload from 13 on.
         let due = !plan.restart_for.is_empty() || (changed && self.major() < V13) || marked;
-        if server.is_some() && due {
+        let restarts = server.is_some() && due;
+        if restarts {
             restart(&cluster).map_err(one)?;
             self.report.steps.push(format!("restart {}", cluster.label));
             eprintln!("restarted {}", cluster.label);
         }
-        Ok(changed)
+        Ok(changed || restarts)
     }
 
     /// What is missing in the files of PostgreSQL's configuration.
