@@ -204,18 +204,15 @@ fn a_password_is_shown_nowhere_kept_nowhere_and_taken_back() {
     let passfile = standby.dir().join("pgpass");
     let theirs = "else.example.com:5432:*:me:theirs\n";
     fs::write(&passfile, theirs).unwrap();
-    let owner = fs::metadata(standby.node.data()).unwrap();
-    std::os::unix::fs::chown(
-        &passfile,
-        Some(std::os::unix::fs::MetadataExt::uid(&owner)),
-        None,
-    )
-    .unwrap();
-    fs::set_permissions(
-        &passfile,
-        std::os::unix::fs::PermissionsExt::from_mode(0o600),
-    )
-    .unwrap();
+    // As an editor of root's leaves it: libpq would not even look at it.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(&passfile, open).unwrap();
+    let rights = |path: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.mode() & 0o777, metadata.uid())
+    };
+    let (before, (_, owner)) = (rights(&passfile), rights(&standby.node.data()));
 
     let words = ["--replace", "--password"];
     let shown = standby
@@ -234,8 +231,10 @@ fn a_password_is_shown_nowhere_kept_nowhere_and_taken_back() {
         assert!(!shown.contains(secret) && !said.contains(secret));
         assert!(!is_in(&standby.dir().join("setup"), secret), "{secret}");
     }
+    assert_eq!(rights(&passfile), (0o600, owner));
     standby.undo_with(&["--bring-back"]).unwrap();
     assert_eq!(fs::read_to_string(&passfile).unwrap(), theirs);
+    assert_eq!(rights(&passfile), before);
 }
 
 fn running(standby: &mut Host) {

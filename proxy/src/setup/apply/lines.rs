@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use nix::unistd::Uid;
 use zeroize::Zeroizing;
 
-use super::super::files::{Disk, Files};
+use super::super::files::Reader;
 use super::super::{ownership, passfile};
 use super::staged::{name_of, remove_if_there, replace, replace_in};
 use super::{FileEntry, Journal, Rights, Undone, cannot};
@@ -29,15 +30,12 @@ impl Journal {
         rights: Rights,
     ) -> Result<bool, Problem> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let old = match Disk.read(&path) {
-            Ok(old) => Some(Zeroizing::new(old)),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
+        let (old, found) = match Reader::ME.read(&path) {
+            Ok(opened) => (Some(Zeroizing::new(opened.content)), Some(opened.rights)),
+            Err(error) if error.kind() == ErrorKind::NotFound => (None, None),
             Err(error) => return Err(cannot("read", &path, &error)),
         };
-        let rights = match old {
-            Some(_) => Rights::of(&path).map_err(|error| cannot("read", &path, &error))?,
-            None => rights,
-        };
+        let wanted = found.map_or(rights, |found| private(found, rights));
         let files = &self.content.files;
         let index = files.iter().position(|entry| entry.path == path);
         let known = index.and_then(|index| files.get(index));
@@ -54,7 +52,8 @@ impl Journal {
         }
         let before = old.as_deref().map_or(&[][..], Vec::as_slice);
         let new = passfile::with_line(before, line, &ours);
-        if new.is_none() && whole.is_none() {
+        let opens = found.is_some_and(|found| found != wanted);
+        if new.is_none() && whole.is_none() && !opens {
             return Ok(false);
         }
         ours.retain(|mark| {
@@ -66,7 +65,8 @@ impl Journal {
             path: path.clone(),
             original: known.and_then(|entry| entry.original.clone()),
             written: String::new(),
-            rights,
+            // As it was before the first run, to which undo brings it back.
+            rights: known.map_or_else(|| found.unwrap_or(rights), |entry| entry.rights),
             lines: ours,
             made: match known {
                 // What setup of before wrote, it made whole.
@@ -83,11 +83,29 @@ impl Journal {
         if let Some(name) = whole {
             remove_if_there(&self.directory.join(name)).map_err(failed)?;
         }
-        let Some(new) = new else {
+        if new.is_none() && !opens {
             return Ok(false);
-        };
-        replace(&path, &new, rights).map_err(|error| cannot("write", &path, &error))?;
+        }
+        let new = new.unwrap_or_else(|| Zeroizing::new(before.to_vec()));
+        replace(&path, &new, wanted).map_err(|error| cannot("write", &path, &error))?;
         Ok(true)
+    }
+}
+
+/// The rights that a password file is to have, by those that it has: libpq takes none that others may read, and its server's
+/// OS user must.
+fn private(found: Rights, wanted: Rights) -> Rights {
+    let is_private = found.mode & 0o477 == 0o400;
+    if is_private && found.uid == wanted.uid {
+        found
+    } else if Uid::effective().is_root() {
+        wanted
+    } else {
+        // Whom it belongs to is not ours to change.
+        Rights {
+            mode: wanted.mode,
+            ..found
+        }
     }
 }
 
@@ -120,6 +138,7 @@ pub(super) fn take(
             Ok(Undone::Removed(path))
         }
         _ => {
+            let rights = if entry.made { rights } else { entry.rights };
             replace_in(place, led, &left, rights)?;
             Ok(Undone::LineTaken(path))
         }
