@@ -156,17 +156,60 @@ fn a_standby_streams_over_postgresqls_own_tls() {
 
 #[test]
 fn what_others_trust_is_not_taken_from_them() {
-    let mut primary = Prepared::careful(15, "ssl_ca_file = '/etc/ssl/certs/site.pem'");
+    let site = Scratch::new("site");
+    let mut make = Command::new(certs_tool());
+    run(make.arg("--dir").arg(site.path()).args(["ca", "init"])).unwrap();
+    let others = site.path().join("ca.crt");
+    let setting = |path: &Path| format!("ssl_ca_file = '{}'", path.display());
+    let mut primary = Prepared::careful(15, &setting(&others));
     let before = configuration(&primary.node);
     let refused = setup(&primary, &["standby1"]).failed();
     assert!(
-        refused.contains("[G21]") && refused.contains("site.pem"),
+        refused.contains("[G21]") && refused.contains(others.to_str().unwrap()),
         "{refused}"
     );
+    // What is said there would be overwritten by the next run.
+    assert!(!refused.contains("pgtlsproxy.conf"), "{refused}");
     assert_eq!(configuration(&primary.node), before);
     primary.node.start();
     let undone = primary.undo_with(&["--json"]);
     assert_eq!(report(&undone.well())["changed"], false);
+
+    // The way out that it names: our CA is made, and both stand in one file.
+    let pki = primary.dir().join("pki");
+    let mut make = Command::new(certs_tool());
+    run(make.arg("--dir").arg(&pki).args(["ca", "init"])).unwrap();
+    let both = site.path().join("both.crt");
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    fs::write(&both, read(&others) + &read(&pki.join("ca.crt"))).unwrap();
+    primary.node.append_conf(&setting(&both));
+    let said = setup(&primary, &["standby1"]).well();
+    assert!(
+        said.contains("[G30]") && said.contains("ssl_crl_file"),
+        "{said}"
+    );
+    let shown = "show ssl_ca_file";
+    primary.node.poll_query_until(shown, both.to_str().unwrap());
+    assert!(
+        setup(&primary, &["standby1"])
+            .well()
+            .contains("nothing to do")
+    );
+}
+
+#[test]
+fn the_proxy_beside_it_keeps_its_own_directories() {
+    let primary = Prepared::careful(15, "");
+    primary.setup(&[]).well();
+    setup(&primary, &["standby1"]).well();
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    let dir = primary.dir();
+    for name in ["run", "state"] {
+        // `--os-user` is root here.
+        assert_eq!(owner(&dir.join(name)), owner(&dir), "{name}");
+    }
+    let key = dir.join("db1-postgresql.key");
+    assert_eq!(owner(&key), owner(&primary.node.data()));
 }
 
 #[test]

@@ -83,8 +83,10 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
     // With PostgreSQL's own TLS there is no proxy.
     let mut own: Vec<FileChange> = Vec::new();
     let mut key_owner = &wishes.os_user;
+    let mut proxy = Some(&*wishes.os_user);
     if let LoginBy::Certificate(tls) = &wishes.login {
         key_owner = &cluster.owner.name;
+        proxy = None;
         report.standbys = setup::needs(&wishes, tls, &host, port);
     } else {
         own.extend(sidecar.configuration_change(&facts, &wishes).map_err(one)?);
@@ -140,7 +142,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         setup::ensure_user(&flags.dir, &wishes.os_user).map_err(one)?;
     }
     sidecar
-        .make_certificates(key_owner, &mut journal)
+        .make_certificates(key_owner, proxy, &mut journal)
         .map_err(one)?;
     if let LoginBy::Certificate(tls) = &wishes.login {
         setup::check_readable(&cluster, tls).map_err(one)?;

@@ -156,8 +156,11 @@ pub(crate) fn node(
     view.new.insert(facts.hba_file.clone(), hba);
     if let LoginBy::Certificate(tls) = &wishes.login {
         let set = |name: &str| set(facts, name);
+        let shared = tls::shared(files, tls, facts, set);
+        own.retain(|(name, _)| !shared.settings.contains(name));
+        let objections = tls::objections(tls, &shared, facts, set);
         plan.warnings
-            .extend(tls::objections(tls, facts, set).map_err(|problem| vec![problem])?);
+            .extend(objections.map_err(|problem| vec![problem])?);
     }
     if !matches!(wishes.login, LoginBy::Password(_)) {
         let known = files.read(&facts.ident_file).unwrap_or_default();

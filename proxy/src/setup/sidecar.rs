@@ -120,7 +120,11 @@ impl Sidecar<'_> {
             given => given.iter().map(network).collect::<Result<_, _>>()?,
         };
         let file = |name: &str| self.directory.join(name);
+        // They may not be made yet.
+        let known = |name: &str| fs::read(file(PKI).join(name)).unwrap_or_default();
         Ok(Tls {
+            known_ca: known(CA_CERTIFICATE),
+            known_crl: known(CA_CRL),
             certificate: file(&format!("{}.crt", self.name)),
             key: file(&format!("{}.key", self.name)),
             ca: file(PKI).join(CA_CERTIFICATE),
@@ -177,10 +181,12 @@ impl Sidecar<'_> {
     }
 
     /// The CA if there is none, and this node's certificate if it has none. What exists is never replaced, but for the parts
-    /// that a run left which was killed while it made them: nobody has seen anything of those.
+    /// that a run left which was killed while it made them: nobody has seen anything of those. The key is its owner's; what
+    /// the proxy needs besides is its OS user's, if this is its certificate.
     pub(crate) fn make_certificates(
         &self,
-        os_user: &str,
+        key_owner: &str,
+        proxy: Option<&str>,
         journal: &mut Journal,
     ) -> Result<(), Problem> {
         let pki = self.pki();
@@ -229,17 +235,20 @@ impl Sidecar<'_> {
             for (path, mode) in public.iter().filter(|(path, _)| path.exists()) {
                 fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
             }
-            let daemons = [
-                directories::run(self.directory),
-                directories::state(self.directory),
-            ];
-            for directory in &daemons {
-                fs::create_dir_all(directory)?;
-            }
-            if let Ok(Some(user)) = User::from_name(os_user) {
-                for path in daemons.iter().chain([&key]) {
+            let hand_over = |path: &Path, to: &str| -> std::io::Result<()> {
+                if let Ok(Some(user)) = User::from_name(to) {
                     chown(path, Some(user.uid), Some(user.gid))?;
                 }
+                Ok(())
+            };
+            hand_over(&key, key_owner)?;
+            let Some(proxy) = proxy else { return Ok(()) };
+            for directory in [
+                directories::run(self.directory),
+                directories::state(self.directory),
+            ] {
+                fs::create_dir_all(&directory)?;
+                hand_over(&directory, proxy)?;
             }
             Ok(())
         };
@@ -247,7 +256,7 @@ impl Sidecar<'_> {
             Problem::new(
                 "G05",
                 format!(
-                    "cannot make what OS user {os_user} needs in {}",
+                    "cannot make what OS user {key_owner} needs in {}",
                     self.directory.display()
                 ),
                 error.to_string(),

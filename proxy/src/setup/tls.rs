@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::conninfo::Conninfo;
 use super::facts::Facts;
+use super::files::Files;
 use super::plan::{MAP, Wishes};
 use super::version::{Major, Thing, V9_2, V10, V12, V13, wants};
 use crate::problem::Problem;
@@ -33,6 +34,9 @@ pub(crate) struct Tls {
     pub(crate) key: PathBuf,
     pub(crate) ca: PathBuf,
     pub(crate) crl: PathBuf,
+    /// What is in those two, if they are made yet.
+    pub(crate) known_ca: Vec<u8>,
+    pub(crate) known_crl: Vec<u8>,
     /// Networks as pg_hba.conf spells them.
     pub(crate) from: Vec<String>,
 }
@@ -75,9 +79,85 @@ pub(crate) fn settings(
     own
 }
 
+/// Settings of others that serve this as they are, since they hold our CA besides theirs; and the warning that they hold not
+/// all that it has revoked.
+pub(crate) struct Shared {
+    pub(crate) settings: &'static [&'static str],
+    warning: Option<Problem>,
+}
+
+/// Whether others' file of CAs holds ours, too. A list of what is revoked belongs to it: with ours alone PostgreSQL would
+/// refuse all certificates of the other CA.
+pub(crate) fn shared(
+    files: &dyn Files,
+    tls: &Tls,
+    facts: &Facts,
+    set: impl Fn(&str) -> Option<String>,
+) -> Shared {
+    let holds = |name: &str, known: &[u8]| {
+        let other = set(name).filter(|other| !other.is_empty())?;
+        let text = files.read(&facts.data.join(&other)).unwrap_or_default();
+        let (theirs, ours) = (blocks(&text), blocks(known));
+        let all = !ours.is_empty() && ours.iter().all(|block| theirs.contains(block));
+        Some((other, all))
+    };
+    let ours = tls.ca.to_string_lossy();
+    match holds("ssl_ca_file", &tls.known_ca) {
+        Some((other, true)) if other != ours => {}
+        _ => {
+            return Shared {
+                settings: &[],
+                warning: None,
+            };
+        }
+    }
+    let why = match holds("ssl_crl_file", &tls.known_crl) {
+        Some((_, true)) => None,
+        Some((other, false)) => Some(format!(
+            "{other} does not hold {} as it is now",
+            tls.crl.display()
+        )),
+        None => Some("ssl_crl_file is not set".to_owned()),
+    };
+    let warning = why.map(|why| {
+        Problem::new(
+            "G30",
+            "PostgreSQL does not know all that this CA has revoked",
+            why,
+            format!(
+                "put the CRLs of both CAs into one file ({} is ours), and set ssl_crl_file to it in postgresql.conf",
+                tls.crl.display()
+            ),
+        )
+        .warning()
+    });
+    Shared {
+        settings: &["ssl_ca_file", "ssl_crl_file"],
+        warning,
+    }
+}
+
+/// The blocks of a PEM file, without what is around them and between their lines.
+fn blocks(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    let mut found = Vec::new();
+    let mut open: Option<String> = None;
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("-----BEGIN ") {
+            open = Some(String::new());
+        } else if line.starts_with("-----END ") {
+            found.extend(open.take());
+        } else if let Some(block) = &mut open {
+            block.push_str(line);
+        }
+    }
+    found
+}
+
 /// Whether it can be done at all, and what it would take from others.
 pub(crate) fn objections(
     tls: &Tls,
+    shared: &Shared,
     facts: &Facts,
     set: impl Fn(&str) -> Option<String>,
 ) -> Result<Vec<Problem>, Problem> {
@@ -95,14 +175,19 @@ pub(crate) fn objections(
     let differs = |name: &str, ours: &PathBuf| {
         set(name).filter(|now| !now.is_empty() && ours.as_os_str() != now.as_str())
     };
-    if let Some(other) = differs("ssl_ca_file", &tls.ca) {
+    if let Some(other) = differs("ssl_ca_file", &tls.ca).filter(|_| shared.settings.is_empty()) {
         return Err(Problem::new(
             "G21",
             format!("PostgreSQL trusts the CA in {other} already"),
             "it takes one file, so certificates of that CA would no longer be accepted",
             format!(
-                "put both CAs into one file, set ssl_ca_file to it in {}, or leave --external-tls away",
-                facts.own_file.display()
+                "put both CAs into one file ({} is ours{}), set ssl_ca_file to it where it is set now, then run this again; or leave --external-tls away",
+                tls.ca.display(),
+                match (&*tls.known_ca, tls.ca.parent()) {
+                    ([], Some(pki)) =>
+                        format!(", made by `certs-tool --dir {} ca init`", pki.display()),
+                    _ => String::new(),
+                }
             ),
         ));
     }
@@ -119,6 +204,7 @@ pub(crate) fn objections(
             .warning()
         })
         .into_iter()
+        .chain(shared.warning.clone())
         .collect())
 }
 
@@ -205,4 +291,34 @@ pub(crate) fn kept_maps<'a>(
         })
         .filter(|line| !new.iter().any(|new| new == line))
         .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_way_for_the_same_role_replaces_a_line() {
+        let old = "pgtlsproxy proxy replicator\npgtlsproxy proxy \"my role\"\npgtlsproxy_tls s1 replicator\n";
+        let kept = |map, role: &str, new: &str| {
+            let new = [new.to_owned()];
+            kept_maps(old, map, role, &new).collect::<Vec<_>>()
+        };
+        let tls = "pgtlsproxy_tls s1 replicator";
+        let of_others = ["pgtlsproxy proxy \"my role\"", tls];
+        let new = "pgtlsproxy other replicator";
+        assert_eq!(kept(MAP, "replicator", new), of_others);
+        let new = "pgtlsproxy other \"my role\"";
+        let of_others = ["pgtlsproxy proxy replicator", tls];
+        assert_eq!(kept(MAP, "\"my role\"", new), of_others);
+        let both = old.lines().take(2).collect::<Vec<_>>();
+        assert_eq!(kept(TLS_MAP, "replicator", tls), both);
+    }
+
+    #[test]
+    fn a_file_of_several_certificates_is_taken_apart() {
+        let text = "Subject: a\r\n-----BEGIN CERTIFICATE-----\r\nAB\r\nCD\r\n-----END CERTIFICATE-----\r\n\n-----BEGIN CERTIFICATE-----\nEF\n-----END CERTIFICATE-----";
+        assert_eq!(blocks(text.as_bytes()), ["ABCD", "EF"]);
+        assert_eq!(blocks(b"-----BEGIN X-----\nAB\n"), [""; 0]);
+    }
 }

@@ -212,6 +212,8 @@ fn tls() -> Tls {
         key: file("a.key"),
         ca: file("ca.crt"),
         crl: file("ca.crl"),
+        known_ca: Vec::new(),
+        known_crl: Vec::new(),
         from: vec!["all".to_owned()],
     }
 }
