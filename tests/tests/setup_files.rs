@@ -1,4 +1,5 @@
-//! Files of PostgreSQL's that are not as a package leaves them: links that its OS user has made.
+//! Files of PostgreSQL's that are not as a package leaves them: links that its OS user has made, names that PostgreSQL
+//! passes over, lines that it refuses.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -9,8 +10,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use testbed::Scratch;
-use testbed::setup::Prepared;
+use testbed::setup::{Prepared, configuration};
+use testbed::{Scratch, give_to_postgres, put};
 
 #[test]
 fn a_link_to_what_postgresql_cannot_read_gives_nothing_away() {
@@ -68,4 +69,38 @@ fn a_link_to_what_postgresql_cannot_read_gives_nothing_away() {
     primary.setup(&[]).well();
     let text = fs::read_to_string(data.join("his.conf")).unwrap();
     assert!(text.contains("include 'pgtlsproxy.conf'"), "{text}");
+}
+
+#[test]
+fn a_directory_named_like_a_configuration_file_is_passed_over() {
+    let mut primary = Prepared::careful(15, "include_dir = 'more'");
+    let more = primary.node.data().join("more");
+    fs::create_dir_all(more.join("old.conf")).unwrap();
+    fs::write(more.join("one.conf"), "work_mem = '5MB'\n").unwrap();
+    for path in [&more, &more.join("old.conf"), &more.join("one.conf")] {
+        give_to_postgres(path);
+    }
+    primary.node.start();
+    assert_eq!(primary.node.query("show work_mem"), "5MB");
+    primary.setup(&[]).well();
+}
+
+#[test]
+fn a_line_that_postgresql_refuses_is_named_before_anything_changes() {
+    for major in [15, 18] {
+        println!("PostgreSQL {major}");
+        let mut primary = Prepared::careful(major, "");
+        primary.node.start();
+        // Loaded or not, it stands there; it takes more than the words of a line to see that it is wrong.
+        let hba = primary.node.data().join("pg_hba.conf");
+        let text = fs::read_to_string(&hba).unwrap() + "host all all 192.0.2.0/24 ldap\n";
+        put(text, &hba);
+        give_to_postgres(&hba);
+        let before = configuration(&primary.node);
+        let said = primary.setup(&[]).failed();
+        let named = format!("{} line 3 is refused by PostgreSQL", hba.display());
+        assert!(said.contains(&named), "{said}");
+        assert!(!said.contains("fault of setup"), "{said}");
+        assert_eq!(configuration(&primary.node), before);
+    }
 }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::conf::{self, Settings};
-use super::files::{Files, Overlay};
+use super::files::{Files, Overlay, Place};
 use super::find::Cluster;
 use super::plan::REWIND_FUNCTIONS;
 use super::server::{Server, literal};
-use super::version::{Major, Thing, V11, has, wants};
+use super::version::{Major, Thing, V11, V16, has, wants};
 use crate::problem::Problem;
 
 /// The file of our own, beside postgresql.conf or in its conf.d.
@@ -53,6 +53,15 @@ pub(crate) struct Running {
     pub(crate) md5_passwords: bool,
     /// Whether the role may execute what pg_rewind executes.
     pub(crate) may_rewind: bool,
+    /// Lines of pg_hba.conf that it does not take, and why.
+    pub(crate) refused: Vec<RefusedLine>,
+}
+
+/// A line of pg_hba.conf that a server does not take, for which it takes nothing of the file.
+#[derive(Debug)]
+pub(crate) struct RefusedLine {
+    pub(crate) place: Place,
+    pub(crate) why: String,
 }
 
 impl Facts {
@@ -138,7 +147,7 @@ pub(crate) fn gather(
     })
 }
 
-/// In a directory that postgresql.conf includes, if it is its last word; else beside it.
+/// In the conf.d that postgresql.conf includes, if it does; else beside it.
 fn own_file(
     files: &dyn Files,
     cluster: &Cluster,
@@ -207,8 +216,36 @@ fn ask(server: &Server, major: Major, role: &str) -> Result<Running, Problem> {
         groups: lines(groups),
         slots: lines(slots),
         may_rewind,
+        refused: refused_lines(server, major)?,
         has_password: passwords.starts_with('t'),
         md5_passwords: passwords.ends_with('t'),
         in_recovery: server.query("SELECT pg_is_in_recovery()")? == "t",
     })
+}
+
+/// The lines of pg_hba.conf, as it is now, that the server would not take.
+pub(super) fn refused_lines(server: &Server, major: Major) -> Result<Vec<RefusedLine>, Problem> {
+    if !has(major, Thing::HbaView) {
+        return Ok(Vec::new());
+    }
+    let file = if major >= V16 {
+        "file_name"
+    } else {
+        "current_setting('hba_file')"
+    };
+    // "cannot match" is a remark on a line that is taken all the same.
+    let told = server.query(&format!(
+        "SELECT line_number, {file}, error FROM pg_hba_file_rules WHERE error IS NOT NULL AND error NOT LIKE '%cannot match%'"
+    ))?;
+    let refused = |line: &str| {
+        let mut fields = line.splitn(3, '\t');
+        Some(RefusedLine {
+            place: Place {
+                line: fields.next()?.parse().ok()?,
+                file: fields.next()?.into(),
+            },
+            why: fields.next()?.to_owned(),
+        })
+    };
+    Ok(told.lines().filter_map(refused).collect())
 }

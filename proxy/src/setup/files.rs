@@ -29,6 +29,10 @@ pub(crate) trait Files {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// The names in a directory, in any order.
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>>;
+    /// Whether it is a directory.
+    fn is_directory(&self, path: &Path) -> bool {
+        self.list(path).is_ok()
+    }
 }
 
 /// Files as they are, for whoever runs this: to be looked at. What is written again is read by [`Theirs`].
@@ -163,7 +167,8 @@ pub(super) fn relative_to(file: &Path, path: &[u8], major: Major) -> PathBuf {
     }
 }
 
-/// The files that an `include_dir` takes, in its order: `*.conf`, not hidden, by bytes ("C" locale).
+/// The files that an `include_dir` takes, in its order: `*.conf`, not hidden, by bytes ("C" locale). It passes over
+/// directories of such names.
 pub(super) fn configuration_files(files: &dyn Files, directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = files.list(directory)?;
     names.retain(|name| {
@@ -171,7 +176,8 @@ pub(super) fn configuration_files(files: &dyn Files, directory: &Path) -> io::Re
         name.ends_with(b".conf") && name.len() > ".conf".len() && !name.starts_with(b".")
     });
     names.sort();
-    Ok(names.iter().map(|name| directory.join(name)).collect())
+    let paths = names.iter().map(|name| directory.join(name));
+    Ok(paths.filter(|path| !files.is_directory(path)).collect())
 }
 
 #[cfg(test)]

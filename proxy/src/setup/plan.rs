@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use super::facts::Facts;
+use super::facts::{Facts, RefusedLine};
 use super::files::{Files, NotUnderstood, Overlay};
 use super::hba;
 use super::tls::{self, Tls};
@@ -154,6 +154,7 @@ pub(crate) fn node(
     let (rules, logins) = rules(facts, wishes).map_err(|problem| vec![problem])?;
     let hba = hba::with_block(&view, &facts.hba_file, facts.major, &rules, &logins).map_err(one)?;
     view.new.insert(facts.hba_file.clone(), hba);
+    refuse_what_is_refused(facts)?;
     if let LoginBy::Certificate(tls) = &wishes.login {
         let set = |name: &str| set(facts, name);
         let shared = tls::shared(files, tls, facts, set);
@@ -188,6 +189,28 @@ pub(crate) fn node(
         sql(facts, wishes, &mut plan);
     }
     Ok(plan)
+}
+
+/// With one line that it does not take, a server goes on with the file that it had: what setup writes would not count.
+fn refuse_what_is_refused(facts: &Facts) -> Result<(), Vec<Problem>> {
+    let refused = facts.running.iter().flat_map(|running| &running.refused);
+    let problem = |line: &RefusedLine| {
+        Problem::new(
+            "G28",
+            format!("{} is refused by PostgreSQL", line.place),
+            format!(
+                "{}; with it PostgreSQL takes nothing of the file; nothing was changed",
+                line.why
+            ),
+            "mend that line, then run this again",
+        )
+    };
+    let problems: Vec<_> = refused.map(problem).collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
 }
 
 /// An option for what this major does not have would be silently without effect.

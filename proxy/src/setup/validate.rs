@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::apply::{Journal, Rights};
+use super::facts::refused_lines;
 use super::find::Cluster;
 use super::plan::FileChange;
 use super::server::{Server, as_owner, output_of};
 use super::tls::Tls;
-use super::version::{Thing, has};
 use crate::problem::Problem;
 
 /// Writes these files and lets the server load them; if it would not start with them, all of them are put back.
@@ -106,16 +106,13 @@ fn judge(cluster: &Cluster, config_file: &Path, server: Option<&Server>) -> Resu
             .args(["-C", "wal_level"]);
         output_of(&mut command).map_err(refused)?;
     }
-    let Some(server) = server.filter(|_| has(cluster.major, Thing::HbaView)) else {
-        return Ok(());
+    // Before it there was none: what was refused already is told before anything is written.
+    let faults = match server {
+        Some(server) => refused_lines(server, cluster.major)?,
+        None => Vec::new(),
     };
-    // "cannot match" is a remark on a line that is taken all the same.
-    let faults = server.query(
-        "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL AND error NOT LIKE '%cannot match%'",
-    )?;
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(refused(format!("pg_hba.conf line {faults}")))
+    match faults.first() {
+        None => Ok(()),
+        Some(fault) => Err(refused(format!("{}: {}", fault.place, fault.why))),
     }
 }
