@@ -162,6 +162,45 @@ fn rhels_directories_are_found_from_the_bare_primary_to_a_standby_that_streams()
     assert_eq!(standby.sh(&format!("cat {DATA}/PG_VERSION")), "18");
 }
 
+/// Debian's directories, with clusters that need not run.
+#[test]
+fn a_cluster_that_is_not_understood_is_named_and_not_passed_over() {
+    let Some(host) = Rhel::new("") else {
+        return;
+    };
+    let make = |version: &str, more: &str| {
+        host.sh(&format!(
+            "d=/var/lib/postgresql/{version}/main e=/etc/postgresql/{version}/main; mkdir -p $d $e\n\
+             echo {version} >$d/PG_VERSION; chown -R postgres: $d $e\n\
+             printf \"data_directory = '$d'\n{more}\" >$e/postgresql.conf; touch $e/pg_hba.conf $e/pg_ident.conf\n"
+        ));
+    };
+    let setup = || {
+        let words = [
+            "setup",
+            "primary",
+            "--public",
+            "db1.example.com",
+            "--dry-run",
+        ];
+        said(&mut host.pgtlsproxy(&words), "").failed()
+    };
+    make("15", "this is = odd\n");
+    let text = setup();
+    assert!(
+        text.contains("[G01]") && text.contains("/15/main/postgresql.conf line 2"),
+        "{text}"
+    );
+    // What a removed package has left is no cluster.
+    host.sh("mkdir -p /etc/postgresql/13/main; echo \"data_directory = '/nowhere'\" >/etc/postgresql/13/main/postgresql.conf");
+    assert!(setup().contains("[G01]"));
+    make("14", "");
+    let text = setup();
+    for expected in ["[G04]", "14/main", "15/main", "line 2"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}
+
 /// What a systemd that only takes notes was told since this was asked last.
 fn told(host: &Rhel) -> Vec<String> {
     let told = host.sh("cat /run/told 2>/dev/null; rm -f /run/told");

@@ -52,36 +52,55 @@ pub(crate) fn find(wanted: Wanted<'_>) -> Result<Cluster, Problem> {
             .split_once('/')
             .ok_or_else(|| none_found(&format!("`{label}` is not VERSION/NAME")))
             .and_then(|(version, name)| debian(version, name)),
-        Wanted::Any => {
-            let mut found: Vec<Cluster> = all_debian();
-            found.extend(
-                rhel_directories()
-                    .iter()
-                    .filter_map(|data| of_data_directory(data).ok()),
-            );
-            match found.len() {
-                0 => Err(none_found(
-                    "neither in /etc/postgresql nor below /var/lib/pgsql",
-                )),
-                1 => found.pop().ok_or_else(|| none_found("")),
-                _ => {
-                    let labels: Vec<_> =
-                        found.iter().map(|cluster| cluster.label.clone()).collect();
-                    Err(Problem::new(
-                        "G04",
-                        "there are several PostgreSQL clusters on this host",
-                        labels.join(", "),
-                        "say which with --cluster VERSION/NAME or --pgdata DIR",
-                    ))
-                }
-            }
-        }
+        Wanted::Any => the_only_one(),
     }
 }
 
+/// One that is not understood is one all the same: it is never passed over for another.
+fn the_only_one() -> Result<Cluster, Problem> {
+    let (mut found, gone): (Vec<_>, Vec<_>) = look_debian().into_iter().partition(Found::is_one);
+    found.extend(rhel_directories().iter().map(|data| Found {
+        label: data.display().to_string(),
+        cluster: of_data_directory(data),
+    }));
+    if found.len() < 2 {
+        let none = || none_found("neither in /etc/postgresql nor below /var/lib/pgsql");
+        let only = found.pop().or_else(|| gone.into_iter().next());
+        return only.map_or_else(|| Err(none()), |only| only.cluster);
+    }
+    let told = |found: Found| match found.cluster {
+        Ok(cluster) => cluster.label,
+        Err(problem) => format!("{} ({}: {})", found.label, problem.what, problem.why),
+    };
+    let labels: Vec<_> = found.into_iter().map(told).collect();
+    Err(Problem::new(
+        "G04",
+        "there are several PostgreSQL clusters on this host",
+        labels.join(", "),
+        "say which with --cluster VERSION/NAME or --pgdata DIR",
+    ))
+}
+
+/// What looks like a cluster, and what was made of it.
+struct Found {
+    label: String,
+    cluster: Result<Cluster, Problem>,
+}
+
+impl Found {
+    /// What a package has left whose data are gone is no cluster.
+    fn is_one(&self) -> bool {
+        let problem = self.cluster.as_ref().err();
+        problem.is_none_or(|problem| problem.id != NONE)
+    }
+}
+
+/// There is none.
+const NONE: &str = "G03";
+
 fn none_found(why: &str) -> Problem {
     Problem::new(
-        "G03",
+        NONE,
         "no PostgreSQL cluster is found",
         why,
         "say where it is with --pgdata DIR (the directory that holds PG_VERSION), or --cluster VERSION/NAME",
@@ -105,17 +124,21 @@ fn file_name(path: &Path) -> String {
         .into_owned()
 }
 
-pub(super) fn all_debian() -> Vec<Cluster> {
+/// What Debian's directories hold a configuration of.
+fn look_debian() -> Vec<Found> {
     let versions = subdirectories(Path::new(DEBIAN_CONFIGURATION));
     let clusters = versions.iter().flat_map(|version| {
         let names = subdirectories(version);
         names
             .into_iter()
+            .filter(|name| name.join("postgresql.conf").exists())
             .map(|name| (file_name(version), file_name(&name)))
     });
-    clusters
-        .filter_map(|(version, name)| debian(&version, &name).ok())
-        .collect()
+    let look = |(version, name): (String, String)| Found {
+        cluster: debian(&version, &name),
+        label: format!("{version}/{name}"),
+    };
+    clusters.map(look).collect()
 }
 
 fn rhel_directories() -> Vec<PathBuf> {
@@ -198,11 +221,16 @@ fn of_data_directory(data: &Path) -> Result<Cluster, Problem> {
     if cluster.config_file.exists() {
         return Ok(cluster);
     }
-    let same = |other: &Cluster| other.data == cluster.data;
-    all_debian()
-        .into_iter()
-        .find(same)
-        .ok_or_else(|| none_found(&format!("{} does not exist", cluster.config_file.display())))
+    let mut missing = none_found(&format!("{} does not exist", cluster.config_file.display()));
+    for found in look_debian() {
+        match found.cluster {
+            Ok(other) if other.data == cluster.data => return Ok(other),
+            // It may be this one's.
+            Err(problem) if problem.id != NONE => missing = problem,
+            _ => {}
+        }
+    }
+    Err(missing)
 }
 
 /// Where Debian and RHEL put the programs of each version, the newest first.
@@ -226,7 +254,7 @@ fn versioned(parent: &str, prefix: &str) -> Vec<PathBuf> {
 }
 
 impl Cluster {
-    /// The path that a setting gives, seen as the server sees it: relative to its data directory.
+    /// The path that a setting gives: relative to the data directory, in which a server is that was started by its tools.
     pub(crate) fn file(&self, settings: &Settings, name: &str, default: &str) -> PathBuf {
         match settings.effective(name) {
             Some(assignment) => self
