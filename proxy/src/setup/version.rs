@@ -1,6 +1,7 @@
 //! What each PostgreSQL major from 9.1 to 18 wants: names of settings and files, and what its programs know.
-//! One table, each row with its source; nobody else compares versions. Majors 10 to 18 are run by the tests; of 9.1 to
-//! 9.6 no servers can be had, so their rows stand on the documentation alone.
+//! One table of names and values, each row with its source; what only does something otherwise in another version compares
+//! majors where it does it. Majors 10 to 18 are run by the tests; of 9.1 to 9.6 no servers can be had, so their rows stand
+//! on the documentation alone.
 
 mod table; // the rows
 
@@ -44,7 +45,7 @@ impl Major {
         u16::try_from(major).ok().map(Self)
     }
 
-    /// Whether `setup` knows it. A newer one is taken for the newest known, with a warning by who asks.
+    /// Whether `setup` knows it. Any other is refused.
     pub(crate) fn is_known(self) -> bool {
         ALL.contains(&self)
     }

@@ -213,7 +213,6 @@ fn the_table_of_versions_agrees_with_real_servers() {
             Thing::KeepWal,
             Thing::SlotBound,
             Thing::Slots,
-            Thing::SenderTimeout,
             Thing::SocketDirectory,
             Thing::SlotSync,
             Thing::TriggerFile,
@@ -231,17 +230,7 @@ fn the_table_of_versions_agrees_with_real_servers() {
                 assert_eq!(exists, expected, "{name} in {major}");
             }
         }
-        for (thing, sql) in [
-            (
-                Thing::HbaView,
-                "select 1 from pg_views where viewname = 'pg_hba_file_rules'",
-            ),
-            (
-                Thing::FileView,
-                "select 1 from pg_views where viewname = 'pg_file_settings'",
-            ),
-        ] {
-            assert!(wants(major, thing).is_some() && node.query(sql) == "1");
-        }
+        let view = "select 1 from pg_views where viewname = 'pg_hba_file_rules'";
+        assert!(wants(major, Thing::HbaView).is_some() && node.query(view) == "1");
     });
 }

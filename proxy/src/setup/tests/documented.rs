@@ -296,7 +296,7 @@ fn what_a_standby_of_9_1_to_9_6_is_given_is_known_to_their_documentation() {
         assert_eq!(wants(major, Thing::StandbyMarker), Some("recovery.conf"));
         let slots = words(known.recovery).contains("primary_slot_name");
         assert_eq!(wants(major, Thing::Slots).is_some(), slots, "{at}: slots");
-        for thing in [Thing::SenderTimeout, Thing::SocketDirectory, Thing::KeepWal] {
+        for thing in [Thing::SocketDirectory, Thing::KeepWal] {
             let name = wants(major, thing).unwrap();
             assert!(words(known.settings).contains(name), "{at}: {name}");
         }
@@ -321,10 +321,5 @@ fn what_a_standby_of_9_1_to_9_6_is_given_is_known_to_their_documentation() {
         let uses = |option: &str| arguments.iter().any(|argument| argument == option);
         assert_eq!(uses("-S"), knows("-S"), "{at}");
         assert_eq!(uses("-X"), knows("-X"), "{at}");
-        assert_eq!(
-            wants(major, Thing::BackupConninfo).is_some(),
-            knows("-d"),
-            "{at}"
-        );
     }
 }

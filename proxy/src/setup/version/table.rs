@@ -23,8 +23,6 @@ pub(crate) enum Thing {
     FollowTimeline,
     /// The value to which a standby's `hot_standby` is to be set; absent where it is the default.
     HotStandby,
-    /// The setting that ends a dead walsender.
-    SenderTimeout,
     /// The setting for the directory of Unix sockets.
     SocketDirectory,
     /// `postgresql.auto.conf` and ALTER SYSTEM.
@@ -47,24 +45,14 @@ pub(crate) enum Thing {
     ClientCertificate,
     /// The view that tells how the server reads pg_hba.conf.
     HbaView,
-    /// The view that tells how the server reads postgresql.conf.
-    FileView,
     /// libpq's `gssencmode`, which an older libpq refuses.
     GssEncMode,
-    /// How a change of `primary_conninfo` takes effect.
-    ConninfoChange,
     /// pg_rewind.
     Rewind,
     /// The setting that makes a standby copy failover slots.
     SlotSync,
     /// The directory that holds WAL.
     WalDirectory,
-    /// libpq's `passfile`, which an older libpq refuses.
-    PassFile,
-    /// pg_basebackup: `-d CONNINFO`, else `-h`, `-p` and `-U`.
-    BackupConninfo,
-    /// pg_basebackup: how WAL comes with the backup.
-    BackupWal,
     /// pg_basebackup: `-S SLOT`.
     BackupSlot,
 }
@@ -197,18 +185,6 @@ pub(crate) const TABLE: &[Row] = &[
         "10 release notes: hot_standby is on by default",
     ),
     row(
-        Thing::SenderTimeout,
-        V9_1,
-        "replication_timeout",
-        "9.1 documentation, 18.6.1",
-    ),
-    row(
-        Thing::SenderTimeout,
-        V9_3,
-        "wal_sender_timeout",
-        "9.3 release notes: replication_timeout renamed",
-    ),
-    row(
         Thing::SocketDirectory,
         V9_1,
         "unix_socket_directory",
@@ -283,28 +259,10 @@ pub(crate) const TABLE: &[Row] = &[
     ),
     row(Thing::HbaView, V10, "pg_hba_file_rules", "10 release notes"),
     row(
-        Thing::FileView,
-        V9_5,
-        "pg_file_settings",
-        "9.5 release notes",
-    ),
-    row(
         Thing::GssEncMode,
         V12,
         "gssencmode",
         "12 documentation, 33.1.2",
-    ),
-    row(
-        Thing::ConninfoChange,
-        V9_1,
-        "restart",
-        "9.1 documentation, 26: read at the start",
-    ),
-    row(
-        Thing::ConninfoChange,
-        V13,
-        "reload",
-        "13 release notes: primary_conninfo changes by reloading",
     ),
     row(Thing::Rewind, V9_5, "pg_rewind", "9.5 release notes"),
     row(
@@ -324,30 +282,6 @@ pub(crate) const TABLE: &[Row] = &[
         V10,
         "pg_wal",
         "10 release notes: pg_xlog renamed",
-    ),
-    row(
-        Thing::PassFile,
-        V10,
-        "passfile",
-        "10 release notes: libpq parameter passfile",
-    ),
-    row(
-        Thing::BackupConninfo,
-        V9_3,
-        "-d",
-        "9.3 release notes: pg_basebackup --dbname",
-    ),
-    row(
-        Thing::BackupWal,
-        V9_1,
-        "-x",
-        "9.1 documentation, pg_basebackup: --xlog",
-    ),
-    row(
-        Thing::BackupWal,
-        V9_2,
-        "-X stream",
-        "9.2 release notes: pg_basebackup --xlog-method",
     ),
     row(
         Thing::BackupSlot,
