@@ -1,3 +1,5 @@
+use super::super::block;
+use super::super::plan::FileChange;
 use super::*;
 
 pub(super) fn change(path: &Path, text: &str) -> FileChange {
