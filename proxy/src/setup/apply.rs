@@ -106,6 +106,9 @@ pub(crate) struct StandbyCopy {
     /// The slot that is made for it at the primary.
     #[serde(default)]
     pub(crate) slot: Option<String>,
+    /// Directories that were made for it, with their inodes: what others put in their places is not moved.
+    #[serde(default)]
+    pub(crate) made: Vec<(PathBuf, u64)>,
 }
 
 /// What is done, as far as it is known.

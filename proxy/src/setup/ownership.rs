@@ -2,39 +2,25 @@
 //! not be led by it to files of its own, to give them away or to write in them. So a thing is opened first, without
 //! following a link, and what was opened is judged and changed, never the name once more.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+mod way; // to a directory, step by step
+
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::unistd::Uid;
 
-use super::apply::{Rights, cannot};
+use super::apply::cannot;
 use crate::problem::Problem;
 
-/// Opens a directory that is no link.
-fn open_directory(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
-        .open(path)
-}
+pub(super) use way::{Spot, judge_way, make_directory};
 
-/// Gives a directory, which must be no link, to somebody.
-pub(super) fn give_directory(path: &Path, rights: Rights) -> io::Result<()> {
-    let directory = open_directory(path)?;
-    if Uid::effective().is_root() {
-        fchown(&directory, Some(rights.uid), Some(rights.gid))?;
-    }
-    directory.set_permissions(Permissions::from_mode(rights.mode))
-}
-
-/// Removes what is in a directory, which must be no link, but for what mkfs leaves in a file system of its own.
-pub(super) fn clear_directory(path: &Path) -> io::Result<()> {
-    let directory = open_directory(path)?;
-    for entry in fs::read_dir(by_descriptor(&directory))? {
+/// Removes what is in a directory but for what mkfs leaves in a file system of its own.
+pub(super) fn clear_directory(directory: &File) -> io::Result<()> {
+    for entry in fs::read_dir(by_descriptor(directory))? {
         let entry = entry?;
         if entry.file_name() == "lost+found" {
             continue;
@@ -54,21 +40,29 @@ pub(super) fn by_descriptor(directory: &File) -> PathBuf {
 }
 
 /// A file for somebody's output, made if need be. A link, or one that has another name elsewhere, is none.
-pub(super) fn make_log(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.nlink() != 1 {
-        return Err(io::Error::other("it is no plain file of one name"));
-    }
-    if Uid::effective().is_root() {
-        fchown(&file, Some(uid), Some(gid))?;
-    }
-    Ok(())
+pub(super) fn make_log(path: &Path, uid: u32, gid: u32) -> Result<(), Problem> {
+    let place = Spot::of(path)?;
+    let make = || -> io::Result<()> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(place.path())?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.nlink() != 1 {
+            return Err(io::Error::other("it is no plain file of one name"));
+        }
+        if Uid::effective().is_root() && metadata.uid() != uid {
+            if metadata.len() > 0 {
+                let why = format!("it belongs to OS user {}", metadata.uid());
+                return Err(io::Error::other(why));
+            }
+            fchown(&file, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    };
+    make().map_err(|error| cannot("write", path, &error))
 }
 
 /// Opens the file that a process writes to by this descriptor, to write there as well; None if the process could not
@@ -160,6 +154,9 @@ fn who_leads(path: &Path) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -198,40 +195,30 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_neither_given_away_nor_emptied() {
+    fn a_link_is_neither_emptied_nor_written_to() {
         let place = tempfile::tempdir().unwrap();
         let (real, link) = (place.path().join("real"), place.path().join("link"));
-        let rights = Rights {
-            mode: 0o700,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-        };
         fs::create_dir(&real).unwrap();
-        fs::set_permissions(&real, Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        assert!(give_directory(&link, rights).is_err());
-        assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o755);
-        give_directory(&real, rights).unwrap();
-        assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o700);
-
         for name in ["base", "lost+found"] {
             fs::create_dir(real.join(name)).unwrap();
             fs::write(real.join(name).join("file"), "").unwrap();
         }
-        assert!(clear_directory(&link).is_err());
-        assert!(real.join("base/file").exists());
-        clear_directory(&real).unwrap();
+        assert!(Spot::of(&link).unwrap().open().is_err());
+        clear_directory(&Spot::of(&real).unwrap().open().unwrap()).unwrap();
         assert!(!real.join("base").exists() && real.join("lost+found/file").exists());
 
+        let me = (nix::unistd::geteuid(), nix::unistd::getegid());
+        let (uid, gid) = (me.0.as_raw(), me.1.as_raw());
         let (file, other) = (place.path().join("file"), place.path().join("other"));
         fs::write(&file, "").unwrap();
         std::os::unix::fs::symlink(&file, &other).unwrap();
-        assert!(make_log(&other, rights.uid, rights.gid).is_err());
+        assert!(make_log(&other, uid, gid).is_err());
         fs::remove_file(&other).unwrap();
         fs::hard_link(&file, &other).unwrap();
-        assert!(make_log(&other, rights.uid, rights.gid).is_err());
+        assert!(make_log(&other, uid, gid).is_err());
         fs::remove_file(&other).unwrap();
-        make_log(&other, rights.uid, rights.gid).unwrap();
+        make_log(&other, uid, gid).unwrap();
     }
 
     #[test]

@@ -108,6 +108,17 @@ fn wal_elsewhere_stays_elsewhere_and_comes_back() {
         same_tree(&tree(&data), &before.0);
         same_tree(&tree(&wal), &before.1);
 
+        // One that leads to nothing would have root make a directory there, and give it away.
+        fs::remove_file(&pg_wal).unwrap();
+        let roots = tempfile::tempdir().unwrap();
+        symlink(roots.path().join("x.service.d"), &pg_wal).unwrap();
+        let refused = standby.setup_standby(&["--replace"]).unwrap_err();
+        assert!(
+            refused.contains("[V21]") && refused.contains("does not exist"),
+            "{refused}"
+        );
+        assert_eq!(fs::read_dir(roots.path()).unwrap().count(), 0);
+
         // A disk that is nothing but WAL cannot be moved aside.
         fs::remove_file(&pg_wal).unwrap();
         let disk = Disk::mount(400 << 10).unwrap();

@@ -1,7 +1,6 @@
 //! The way back: what was moved aside returns to its place, and the standby's copy is moved aside in its stead. Nothing is
 //! deleted but copies that never got their place.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -9,11 +8,10 @@ use serde::Serialize;
 use super::super::apply::{Journal, Stage, StandbyCopy};
 use super::super::find::Cluster;
 use super::super::passfile;
-use super::copy::NEW;
 use super::node::Node;
 use super::place::{self, beside};
 use super::upstream::Upstream;
-use super::{backup, elsewhere, power};
+use super::{backup, elsewhere, part, power};
 use crate::problem::Problem;
 
 /// A directory that was moved.
@@ -60,20 +58,13 @@ pub(crate) fn discard(journal: &mut Journal, data: &Path) -> Result<bool, Proble
     if copy.staging == data || !copy.staging.exists() {
         return Ok(false);
     }
-    let mut elsewhere: Vec<PathBuf> = elsewhere::links(data)
-        .into_iter()
-        .map(|(_, to)| beside(&to, NEW))
-        .collect();
-    elsewhere.extend(
-        elsewhere::links(&copy.staging)
-            .into_iter()
-            .map(|(_, to)| to),
-    );
-    elsewhere.retain(|path| path.to_string_lossy().ends_with(NEW));
-    for path in elsewhere.iter().chain([&copy.staging]) {
-        backup::clear(path, true)?;
-        let _ = fs::remove_dir(path);
+    let parts = copy.made.iter().filter(|(path, _)| *path != copy.staging);
+    for (path, _) in parts {
+        backup::clear(path, &copy.made)?;
+        part::remove_empty(path);
     }
+    backup::clear(&copy.staging, &copy.made)?;
+    part::remove_empty(&copy.staging);
     Ok(true)
 }
 
@@ -83,9 +74,9 @@ pub(crate) fn bring_back(journal: &mut Journal, data: &Path) -> Result<Vec<Moved
     let mut moved = Vec::new();
     let aside = journal.copy().map(|copy| copy.aside.clone());
     for directory in aside.iter().flatten().map(|(aside, _)| aside.as_path()) {
-        elsewhere::sweep(directory);
+        part::sweep(directory);
     }
-    elsewhere::sweep(data);
+    part::sweep(data);
     while let Some(mut copy) = journal.copy().cloned() {
         let Some((aside, place)) = copy.aside.pop() else {
             break;
@@ -120,7 +111,7 @@ pub(crate) fn bring_back(journal: &mut Journal, data: &Path) -> Result<Vec<Moved
 fn lead(data: &Path, from: &Path, to: &Path) -> Result<(), Problem> {
     let links = elsewhere::links(data);
     let mut links = links.iter().filter(|(_, target)| target == from);
-    links.try_for_each(|(link, _)| elsewhere::relink(link, to))
+    links.try_for_each(|(link, _)| part::relink(link, to))
 }
 
 /// What a person types for the same, the server being stopped.
@@ -175,6 +166,8 @@ fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -200,6 +193,7 @@ mod tests {
             staging: place.join("data.new"),
             aside: vec![(aside, data), (space_aside, space)],
             slot: None,
+            made: Vec::new(),
         };
         journal.note_copy(copy.clone()).unwrap();
         (journal, copy)

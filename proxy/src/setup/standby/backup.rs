@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::find::Cluster;
-use super::super::ownership::clear_directory;
+use super::super::ownership::{Spot, by_descriptor, clear_directory};
 use super::super::server::{as_owner, output_of};
 use super::super::version::{BackupSource, Major, V9_4, V10, basebackup_arguments};
 use super::progress::{Progress, Shown};
@@ -217,38 +218,43 @@ fn watch(mut stderr: impl Read) -> String {
     lines.join("; ")
 }
 
-/// Ends the pg_basebackup of a run that was killed, and takes away what it left: it is of nobody's use.
-pub(super) fn clear(staging: &Path, is_ours: bool) -> Result<(), Problem> {
+/// Ends the pg_basebackup of a run that was killed, and takes away what it left: it is of nobody's use. What is not one of
+/// the directories that were `made` for it is not touched.
+pub(super) fn clear(grown: &Path, made: &[(PathBuf, u64)]) -> Result<(), Problem> {
+    let Some(place) = Spot::find(grown)?.filter(|place| !matches!(place.look(), Ok(None))) else {
+        return Ok(());
+    };
+    let cannot = |error: io::Error| {
+        Problem::new(
+            "G05",
+            format!("cannot clear {}", grown.display()),
+            error.to_string(),
+            "run setup as root, and again",
+        )
+    };
+    let directory = place.open().map_err(cannot)?;
+    let inode = directory.metadata().map_err(cannot)?.ino();
+    let is_ours = made.iter().any(|made| *made == (grown.to_owned(), inode));
     if is_ours {
-        end_orphans(staging);
+        end_orphans(grown);
     }
-    if !staging.exists() || is_empty(staging) {
+    let mut entries = fs::read_dir(by_descriptor(&directory)).map_err(cannot)?;
+    if entries.next().is_none() {
         return Ok(());
     }
     if !is_ours {
         return Err(Problem::new(
             "V05",
-            format!("{} is there, and is not of this setup", staging.display()),
+            format!("{} is there, and is not of this setup", grown.display()),
             "the copy would grow there",
             "move it away, and run this again",
         ));
     }
     eprintln!(
         "taking away what an interrupted base backup left in {}",
-        staging.display()
+        grown.display()
     );
-    clear_directory(staging).map_err(|error| {
-        Problem::new(
-            "G05",
-            format!("cannot clear {}", staging.display()),
-            error.to_string(),
-            "run setup as root, and again",
-        )
-    })
-}
-
-fn is_empty(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+    clear_directory(&directory).map_err(cannot)
 }
 
 /// Every pg_basebackup that has our directory on its command line: its second process, which receives WAL, outlives the

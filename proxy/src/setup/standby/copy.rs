@@ -10,8 +10,8 @@ use super::super::report::ReportedFile;
 use super::super::version::BackupSource;
 use super::back::Moved;
 use super::backup::{self, Backup};
-use super::place::{self, beside};
-use super::{Work, elsewhere, power};
+use super::place;
+use super::{Work, elsewhere, part, power};
 use crate::problem::Problem;
 
 /// Where a tablespace or the WAL of the old cluster's grows anew.
@@ -21,53 +21,46 @@ impl Work<'_> {
     /// A base backup beside the place.
     pub(super) fn copy(&mut self) -> Result<(), Problem> {
         let data = self.place.cluster.data.clone();
-        for (_, part) in elsewhere::links(&data) {
-            elsewhere::owned(&part, &self.place.cluster.owner)?;
+        for old in self.exchanged(&data) {
+            part::owned(&old, &self.place.cluster.owner)?;
         }
         let staging = place::staging(&data);
         let earlier = self.journal.copy().filter(|copy| copy.staging == staging);
-        let aside = earlier.map_or_else(Vec::new, |copy| copy.aside.clone());
-        let ours = earlier.is_some_and(|copy| matches!(copy.stage, Stage::Copying | Stage::Copied));
-        backup::clear(&staging, ours)?;
-        let note = StandbyCopy {
+        let mut note = StandbyCopy {
             stage: Stage::Copying,
-            staging: staging.clone(),
-            aside,
             slot: self.slot.clone(),
+            ..earlier
+                .cloned()
+                .unwrap_or_else(|| elsewhere::nothing_yet(&staging))
         };
-        self.journal.note_copy(note)?;
+        let made_before = std::mem::take(&mut note.made);
+        backup::clear(&staging, &made_before)?;
         let (mappings, wal) = self.elsewhere(&data);
         let new_places = mappings
             .iter()
             .map(|mapping| PathBuf::from(elsewhere::parts(mapping).1));
-        let mut made = Vec::new();
         for directory in [staging.clone()]
             .into_iter()
             .chain(new_places)
             .chain(wal.clone())
         {
-            let grows = directory == staging || directory.to_string_lossy().ends_with(NEW);
+            let grows = directory == staging || elsewhere::of_new(&directory).is_some();
             if grows {
-                backup::clear(&directory, ours)?;
+                backup::clear(&directory, &made_before)?;
             } else if directory.exists() {
                 // Its owner has prepared it; pg_basebackup refuses it if there is anything in it.
                 continue;
             }
-            place::make_directory(&directory, &self.place.cluster.owner).map_err(|error| {
-                Problem::new(
-                    "G05",
-                    format!("cannot make {}", directory.display()),
-                    error.to_string(),
-                    "run setup as root, with room on that disk",
-                )
-            })?;
-            made.push(directory);
+            let inode = place::make_directory(&directory, &self.place.cluster.owner)?;
+            note.made.push((directory, inode));
         }
+        let made = note.made.clone();
+        self.journal.note_copy(note)?;
         let copied = self.back_up(&staging, mappings, wal);
         if copied.is_err() {
             // pg_basebackup takes away what it has written; what is left otherwise is for the next run.
-            for directory in made.iter().rev() {
-                let _ = fs::remove_dir(directory);
+            for (directory, _) in made.iter().rev() {
+                part::remove_empty(directory);
             }
         }
         copied?;
@@ -150,12 +143,8 @@ impl Work<'_> {
 
     fn move_aside(&mut self, path: &Path) -> Result<(), Problem> {
         let aside = place::aside(path);
-        let mut copy = self.journal.copy().cloned().unwrap_or_else(|| StandbyCopy {
-            stage: Stage::Copied,
-            staging: place::staging(path),
-            aside: Vec::new(),
-            slot: None,
-        });
+        let copy = self.journal.copy().cloned();
+        let mut copy = copy.unwrap_or_else(|| elsewhere::nothing_yet(&place::staging(path)));
         copy.aside.push((aside.clone(), path.to_owned()));
         // What an earlier setup changed in there is undone there, too.
         self.journal.follow(path, &aside)?;
@@ -210,22 +199,33 @@ impl Work<'_> {
     }
 
     /// The old cluster's tablespaces and WAL lay where the new ones belong: they are moved aside, too, and the links of
-    /// the old data directory go with them, so that it never reaches into the new one.
+    /// the old data directory go with them, so that it never reaches into the new one. The server's OS user may have put
+    /// other links there since: none but the directories that were made for this copy are moved.
     fn settle(&mut self, data: &Path) -> Result<(), Problem> {
-        let links = elsewhere::links(data);
-        for (link, new) in &links {
-            let name = new.to_string_lossy().into_owned();
-            let Some(place) = name.strip_suffix(NEW).map(PathBuf::from) else {
+        let copy = self.journal.copy();
+        let made = copy.map_or_else(Vec::new, |copy| copy.made.clone());
+        for (link, new) in elsewhere::links(data) {
+            let Some(place) = elsewhere::of_new(&new) else {
                 continue;
             };
-            if new.exists() {
-                if place.exists() {
-                    elsewhere::owned(&place, &self.place.cluster.owner)?;
+            let Some((_, inode)) = made.iter().find(|(path, _)| *path == new) else {
+                eprintln!(
+                    "{} leads to {}, which setup has not made: both stay as they are",
+                    link.display(),
+                    new.display()
+                );
+                continue;
+            };
+            if part::is_there(&new, *inode)? {
+                if place.symlink_metadata().is_ok() {
+                    part::owned(&place, &self.place.cluster.owner)?;
                     self.move_aside(&place)?;
                 }
-                place::rename(new, &place)?;
+                place::rename(&new, &place)?;
+            } else if !part::is_there(&place, *inode)? {
+                return Err(part::gone(&new));
             }
-            elsewhere::relink(link, &place)?;
+            part::relink(&link, &place)?;
         }
         let aside = self.journal.copy().map(|copy| copy.aside.clone());
         let aside = aside.unwrap_or_default();
@@ -237,15 +237,18 @@ impl Work<'_> {
             }
             let links = old.map_or_else(Vec::new, |old| elsewhere::links(old));
             for (link, _) in links.iter().filter(|(_, to)| to == before) {
-                elsewhere::relink(link, now)?;
+                part::relink(link, now)?;
             }
         }
         for directory in old.map(PathBuf::as_path).into_iter().chain([data]) {
-            elsewhere::sweep(directory);
+            part::sweep(directory);
         }
         // Prepared for a tablespace that the primary does not have.
-        for (_, to) in old.map_or_else(Vec::new, |old| elsewhere::links(old)) {
-            let _ = fs::remove_dir(beside(&to, NEW));
+        for (path, _) in made
+            .iter()
+            .filter(|(path, _)| elsewhere::of_new(path).is_some())
+        {
+            part::remove_empty(path);
         }
         Ok(())
     }

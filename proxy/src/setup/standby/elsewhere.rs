@@ -3,22 +3,23 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, User, access};
+use nix::unistd::{AccessFlags, access};
 
+use super::super::apply::{Stage, StandbyCopy};
 use super::Work;
 use super::copy::NEW;
+use super::part::owned;
 use super::place;
 use crate::problem::Problem;
 
 /// From 10 on, and before.
-const WAL_DIRECTORIES: [&str; 2] = ["pg_wal", "pg_xlog"];
+pub(super) const WAL_DIRECTORIES: [&str; 2] = ["pg_wal", "pg_xlog"];
 /// A link that is to replace another.
-const TEMPORARY: &str = ".pgtlsproxy-link";
+pub(super) const TEMPORARY: &str = ".pgtlsproxy-link";
 
 /// Whether entries can be made and renamed where this path is one.
 pub(super) fn may_write_beside(path: &Path) -> bool {
@@ -84,67 +85,26 @@ pub(super) fn links(data: &Path) -> Vec<(PathBuf, PathBuf)> {
         .collect()
 }
 
-/// Takes away links that a kill has left half-way.
-pub(super) fn sweep(data: &Path) {
-    let tablespaces = fs::read_dir(data.join("pg_tblspc"));
-    let tablespaces = tablespaces.into_iter().flatten().flatten();
-    let wal = WAL_DIRECTORIES.map(|name| place::beside(&data.join(name), TEMPORARY));
-    for path in tablespaces.map(|entry| entry.path()).chain(wal) {
-        if path.to_string_lossy().ends_with(TEMPORARY) {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
 /// Whether this link of a data directory is that of its WAL.
 pub(super) fn is_wal(link: &Path) -> bool {
     WAL_DIRECTORIES.iter().any(|name| link.ends_with(name))
 }
 
-/// Leads a link elsewhere, in one step.
-pub(super) fn relink(link: &Path, to: &Path) -> Result<(), Problem> {
-    let temporary = place::beside(link, TEMPORARY);
-    let _ = fs::remove_file(&temporary);
-    std::os::unix::fs::symlink(to, &temporary)
-        .and_then(|()| {
-            // A link's owner counts where symbolic links in sticky directories are protected.
-            let metadata = fs::symlink_metadata(link)?;
-            let _ =
-                std::os::unix::fs::lchown(&temporary, Some(metadata.uid()), Some(metadata.gid()));
-            fs::rename(&temporary, link)
-        })
-        .map_err(|error| {
-            Problem::new(
-                "G05",
-                format!("cannot link {}", link.display()),
-                error.to_string(),
-                "run setup as root, with room on that disk; then run it again",
-            )
-        })
+/// A copy of which nothing is made yet.
+pub(super) fn nothing_yet(staging: &Path) -> StandbyCopy {
+    StandbyCopy {
+        stage: Stage::Copying,
+        staging: staging.to_owned(),
+        aside: Vec::new(),
+        slot: None,
+        made: Vec::new(),
+    }
 }
 
-/// The server's OS user makes these links: one to a directory that is not his would have root exchange that. Where one
-/// leads to nothing, there is nothing to exchange.
-pub(super) fn owned(part: &Path, owner: &User) -> Result<(), Problem> {
-    match fs::metadata(part) {
-        Ok(metadata) if metadata.uid() != owner.uid.as_raw() => Err(Problem::new(
-            "V21",
-            format!(
-                "{} does not belong to OS user {}",
-                part.display(),
-                owner.name
-            ),
-            "a link in pg_tblspc, or that of the WAL, names it, and what they name is the server's own",
-            "look what it is; if it is the server's: chown it, then run this again",
-        )),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Problem::new(
-            "V21",
-            format!("{} cannot be judged", part.display()),
-            error.to_string(),
-            "run setup as root; a link in pg_tblspc, or that of the WAL, names it",
-        )),
-        _ => Ok(()),
-    }
+/// The place of what grows at this path, if its name says that it grows for one.
+pub(super) fn of_new(path: &Path) -> Option<PathBuf> {
+    let name = path.to_str()?;
+    name.strip_suffix(NEW).map(PathBuf::from)
 }
 
 impl Work<'_> {
@@ -191,7 +151,7 @@ impl Work<'_> {
                 "run this as root; or give --pgdata a directory elsewhere".to_owned(),
             );
         }
-        let told = self.told_places();
+        let (told, exchanged) = (self.told_places(), self.exchanged(data));
         for (link, to) in links(data) {
             let is_wal = is_wal(&link);
             let is_told = match is_wal {
@@ -199,6 +159,9 @@ impl Work<'_> {
                 // Which of the primary's would come here is not known; pg_basebackup looks.
                 false => !self.wishes.mappings.is_empty(),
             };
+            if exchanged.contains(&to) {
+                owned(&to, &cluster.owner)?;
+            }
             if movable(&to) || (is_told && !told.contains(&to)) {
                 continue;
             }
@@ -238,6 +201,15 @@ impl Work<'_> {
             .map(|mapping| PathBuf::from(parts(mapping).1))
             .chain(self.wishes.waldir.clone())
             .collect()
+    }
+
+    /// The parts of the old cluster in whose places new ones are to come.
+    pub(super) fn exchanged(&self, data: &Path) -> Vec<PathBuf> {
+        let (mappings, wal) = self.elsewhere(data);
+        let new = mappings
+            .iter()
+            .map(|mapping| PathBuf::from(parts(mapping).1));
+        new.chain(wal).filter_map(|path| of_new(&path)).collect()
     }
 
     /// Directories for the parts of the copy that lie elsewhere: `OLD=NEW` for tablespaces, and one for WAL. Where the old
@@ -310,8 +282,6 @@ fn escaped(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nix::unistd::Uid;
-
     use super::*;
 
     #[test]
@@ -335,25 +305,5 @@ mod tests {
             assert_eq!(parts(text), (old.to_owned(), new.to_owned()), "{text}");
         }
         assert_eq!(escaped("/a=b"), r"/a\=b");
-    }
-
-    #[test]
-    fn what_is_not_the_servers_own_is_never_exchanged() {
-        let Some(owner) = User::from_uid(Uid::from_raw(65534)).unwrap() else {
-            return;
-        };
-        if !Uid::effective().is_root() {
-            println!("skipped: only root can be led astray");
-            return;
-        }
-        let place = tempfile::tempdir().unwrap();
-        let path = |name: &str| place.path().join(name);
-        for name in ["space", "cron.d"] {
-            fs::create_dir(path(name)).unwrap();
-        }
-        std::os::unix::fs::chown(path("space"), Some(65534), None).unwrap();
-        assert!(owned(&path("space"), &owner).is_ok());
-        assert!(owned(&path("gone"), &owner).is_ok());
-        assert_eq!(owned(&path("cron.d"), &owner).unwrap_err().id, "V21");
     }
 }

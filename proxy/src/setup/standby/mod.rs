@@ -8,6 +8,7 @@ mod configure;
 mod copy;
 mod elsewhere;
 mod node;
+mod part;
 mod place;
 mod power;
 mod progress;
@@ -556,12 +557,7 @@ impl Work<'_> {
         let staging = place::staging(&self.place.cluster.data);
         self.journal.note_copy(StandbyCopy {
             stage,
-            ..copy.unwrap_or(StandbyCopy {
-                stage,
-                staging,
-                aside: Vec::new(),
-                slot: None,
-            })
+            ..copy.unwrap_or_else(|| elsewhere::nothing_yet(&staging))
         })
     }
 

@@ -12,7 +12,7 @@ use super::super::apply::{Rights, replace_theirs};
 use super::super::conf;
 use super::super::files::Disk;
 use super::super::find::{self, Cluster, DEBIAN_CONFIGURATION, RHEL_DATA, Wanted, subdirectories};
-use super::super::ownership::give_directory;
+use super::super::ownership::{self, Spot};
 use super::super::version::{Major, V9_1};
 use super::elsewhere::{is_mount_point, may_write_beside};
 use crate::problem::Problem;
@@ -80,6 +80,8 @@ pub(super) fn system_of(data: &Path) -> Option<u64> {
 /// A place without a cluster; the error is a place that is taken by something else.
 fn fresh(data: &Path, config_file: Option<&Path>) -> Result<Option<Cluster>, Problem> {
     let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    // It is to be given to PostgreSQL's OS user.
+    ownership::judge_way(&data)?;
     let data = fs::canonicalize(&data).unwrap_or(data);
     if let Ok(target) = fs::read_link(&data) {
         return Err(Problem::new(
@@ -226,14 +228,7 @@ pub(super) fn staging(data: &Path) -> PathBuf {
 /// between it is no data directory for anybody.
 pub(super) fn move_up(from: &Path, to: &Path, owner: &User) -> Result<(), Problem> {
     // PostgreSQL starts in no directory that others may enter; that of a file system is as mkfs has made it.
-    make_directory(to, owner).map_err(|error| {
-        Problem::new(
-            "V07",
-            format!("{} cannot be closed to others", to.display()),
-            error.to_string(),
-            "run this as root",
-        )
-    })?;
+    make_directory(to, owner)?;
     let entries = fs::read_dir(from).map(|entries| {
         let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
         names.sort_by_key(|name| match name.to_str() {
@@ -256,15 +251,14 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// An empty directory for the server's OS user alone; missing parents are made.
-pub(super) fn make_directory(path: &Path, owner: &User) -> io::Result<()> {
-    fs::create_dir_all(path)?;
+/// A directory for the server's OS user alone; missing parents are made. Its inode.
+pub(super) fn make_directory(path: &Path, owner: &User) -> Result<u64, Problem> {
     let rights = Rights {
         mode: 0o700,
         uid: owner.uid.as_raw(),
         gid: owner.gid.as_raw(),
     };
-    give_directory(path, rights)
+    ownership::make_directory(path, rights)
 }
 
 /// A name for the old directory, with the moment in it.
@@ -290,8 +284,8 @@ pub(super) fn aside(data: &Path) -> PathBuf {
 
 /// Renames, and makes it last.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Problem> {
-    let done = fs::rename(from, to)
-        .and_then(|()| File::open(to.parent().unwrap_or_else(|| Path::new("/")))?.sync_all());
+    let (old, new) = (Spot::of(from)?, Spot::of(to)?);
+    let done = fs::rename(old.path(), new.path()).and_then(|()| new.sync());
     done.map_err(|error| {
         Problem::new(
             "V07",
@@ -322,19 +316,14 @@ pub(super) fn own_files(cluster: &Cluster) -> Vec<PathBuf> {
 /// Copies those files, with mode and owner, from one directory to another.
 pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Problem> {
     let read = |path: &PathBuf| -> io::Result<(Rights, Vec<u8>)> {
-        let (old, new) = (from.join(path), to.join(path));
         // What is read is what has these rights, whatever lies there a moment later.
-        let mut file = File::open(&old)?;
+        let mut file = File::open(from.join(path))?;
         let (rights, mut content) = (Rights::of_metadata(&file.metadata()?), Vec::new());
         file.read_to_end(&mut content)?;
-        if let Some(parent) = new.parent().filter(|parent| !parent.exists()) {
-            fs::create_dir_all(parent)?;
-            give_directory(parent, Rights::of(old.parent().unwrap_or(from))?)?;
-        }
         Ok((rights, content))
     };
     files.iter().try_for_each(|path| {
-        let (rights, content) = read(path).map_err(|error| {
+        let cannot = |error: io::Error| {
             Problem::new(
                 "G05",
                 format!(
@@ -345,7 +334,13 @@ pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Pro
                 error.to_string(),
                 "run setup as root, with room on that disk; then run it again",
             )
-        })?;
+        };
+        let (rights, content) = read(path).map_err(cannot)?;
+        let above = path.parent().unwrap_or_else(|| Path::new(""));
+        if !to.join(above).exists() {
+            let rights = Rights::of(&from.join(above)).map_err(cannot)?;
+            ownership::make_directory(&to.join(above), rights)?;
+        }
         replace_theirs(&to.join(path), &content, rights)
     })
 }
@@ -355,7 +350,8 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::elsewhere::{is_wal, links, relink};
+    use super::super::elsewhere::{is_wal, links};
+    use super::super::part::relink;
     use super::*;
 
     #[test]

@@ -139,7 +139,7 @@ fn log(cluster: &Cluster) -> Result<PathBuf, String> {
     let path = first_log(cluster);
     let owner = &cluster.owner;
     make_log(&path, owner.uid.as_raw(), owner.gid.as_raw())
-        .map_err(|error| format!("{}: {error}", path.display()))?;
+        .map_err(|problem| format!("{}: {}", problem.what, problem.why))?;
     Ok(path)
 }
 

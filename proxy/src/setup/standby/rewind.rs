@@ -194,14 +194,7 @@ fn keep(cluster: &Cluster, kept: &Path) -> Result<Vec<PathBuf>, Problem> {
     if !kept.exists() {
         let staged = beside(kept, ".part");
         let _ = fs::remove_dir_all(&staged);
-        place::make_directory(&staged, &cluster.owner).map_err(|error| {
-            Problem::new(
-                "G05",
-                format!("cannot make {}", staged.display()),
-                error.to_string(),
-                "run setup as root, with room on that disk",
-            )
-        })?;
+        place::make_directory(&staged, &cluster.owner)?;
         place::carry(&place::own_files(cluster), &cluster.data, &staged)?;
         place::rename(&staged, kept)?;
     }

@@ -2,6 +2,8 @@
 //! and the ways back.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod rewind;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -63,75 +65,6 @@ fn fail_over(standby: &Host) {
     standby
         .node
         .query("create table after_failover as select 1 as n");
-}
-
-#[test]
-fn an_old_primary_comes_back_by_pg_rewind() {
-    // pg_rewind works on its own major alone, and of others than these it cannot be had here.
-    let majors = programs::majors().into_iter();
-    for major in majors.filter(|major| [15, 18].contains(major)) {
-        println!("PostgreSQL {major}");
-        let (mut primary, standby) = pair(major, &["--rewind"]);
-        standby.node.catch_up_with(&primary.node);
-        fail_over(&standby);
-        // Its history goes on alone.
-        primary.node.query("create table lost as select 1 as n");
-        let said = primary
-            .setup_standby(&["--from", &standby.public(), "--rewind"])
-            .unwrap();
-        println!("{said}");
-        assert!(said.contains("It streams from"), "{said}");
-        standby.node.wait_for_standby("db1");
-        primary.node.catch_up_with(&standby.node);
-        assert_eq!(primary.node.query("select n from after_failover"), "1");
-        assert!(primary.node.try_query("select n from lost").is_err());
-        let slot = "select active from pg_replication_slots where slot_name = 'db1'";
-        assert_eq!(standby.node.query(slot), if major >= 13 { "t" } else { "" });
-        let said = primary.setup_standby(&["--rewind"]).unwrap();
-        assert!(said.contains("nothing to do"), "{said}");
-        // What it gave the role as a primary is the new primary's now.
-        let said = primary.undo().unwrap();
-        assert!(
-            said.contains("PostgreSQL is a standby now; this stays: let role"),
-            "{said}"
-        );
-        assert!(said.contains("restored"), "{said}");
-    }
-}
-
-#[test]
-fn pg_rewind_waits_for_the_first_checkpoint_of_the_new_primary() {
-    // From 16 on pg_rewind needs none.
-    let (mut primary, standby) = pair(15, &["--rewind"]);
-    standby
-        .node
-        .append_conf("checkpoint_timeout = '1h'\ncheckpoint_completion_target = 1.0");
-    standby.node.reload();
-    primary
-        .node
-        .query("create table big as select n, repeat('x', 500) from generate_series(1, 50000) n");
-    standby.node.catch_up_with(&primary.node);
-    fail_over(&standby);
-    primary.node.query("create table lost as select 1 as n");
-    let mut command = primary.standby_command(&["--from", &standby.public(), "--rewind"]);
-    let mut coming_back = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = String::new();
-    let mut stderr = BufReader::new(coming_back.stderr.take().unwrap());
-    while !said.contains("waiting for the first checkpoint of the new primary") {
-        assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
-    }
-    standby.node.query("checkpoint");
-    stderr.read_to_string(&mut said).unwrap();
-    assert!(coming_back.wait().unwrap().success(), "{said}");
-    assert!(said.contains("It streams from"), "{said}");
-    standby.node.query("create table later as select 1 as n");
-    primary.node.catch_up_with(&standby.node);
-    assert_eq!(primary.node.query("select n from later"), "1");
-    assert!(primary.node.try_query("select n from lost").is_err());
 }
 
 #[test]
@@ -357,6 +290,30 @@ fn aside(standby: &Host) -> bool {
         .any(|entry| entry.file_name().to_string_lossy().starts_with("data.2"))
 }
 
+/// A directory of root's to which PostgreSQL's OS user has led the copy, as if its exchange had not come to an end.
+fn plant(standby: &Host) -> tempfile::TempDir {
+    let roots = tempfile::tempdir().unwrap();
+    fs::set_permissions(
+        roots.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let part = roots.path().join("x.service.d.pgtlsproxy-new");
+    fs::create_dir(&part).unwrap();
+    testbed::give_to_postgres(&part);
+    let grown = standby.node.socket_dir().join("data.pgtlsproxy-new");
+    let copy = if grown.join("PG_VERSION").exists() {
+        grown
+    } else {
+        standby.node.data()
+    };
+    std::os::unix::fs::symlink(&part, copy.join("pg_tblspc/99999")).unwrap();
+    let state = standby.dir().join("setup/journal.json");
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replace("\"Placed\"", "\"Copied\"")).unwrap();
+    roots
+}
+
 #[test]
 fn a_run_that_was_killed_leaves_what_was_there_and_the_next_one_goes_on() {
     let (primary, mut standby) = joined(15);
@@ -376,10 +333,18 @@ fn a_run_that_was_killed_leaves_what_was_there_and_the_next_one_goes_on() {
         "its server runs on"
     );
     kill_when(&mut standby, "the old directory to be moved aside", aside);
+    let planted = plant(&standby);
     let said = standby.setup_standby(&["--replace"]).unwrap();
     println!("{said}");
     primary.node.wait_for_standby("standby1");
     assert_eq!(standby.node.query("select count(*) from big"), "100000");
+    let names: Vec<_> = fs::read_dir(planted.path()).unwrap().flatten().collect();
+    assert!(
+        names
+            .iter()
+            .all(|entry| entry.file_name() == "x.service.d.pgtlsproxy-new"),
+        "{names:?}: {said}"
+    );
     let copies = fs::read_dir(standby.node.socket_dir()).unwrap().flatten();
     let copies = copies.filter(|entry| entry.file_name().to_string_lossy().starts_with("data.2"));
     assert_eq!(copies.count(), 1, "moved aside once");
@@ -486,21 +451,6 @@ fn a_role_and_a_password_of_any_letters_lead_to_a_stream() {
     standby.password("wrong");
     let said = standby.setup_standby(&[]).unwrap();
     assert!(said.contains("nothing to do"), "{said}");
-}
-
-#[test]
-fn an_old_primary_that_crashed_comes_back_by_pg_rewind() {
-    let (mut primary, standby) = pair(18, &["--rewind"]);
-    standby.node.catch_up_with(&primary.node);
-    primary.node.query("create table lost as select 1 as n");
-    primary.node.stop(testbed::Stop::Immediate);
-    fail_over(&standby);
-    primary
-        .setup_standby(&["--from", &standby.public(), "--rewind"])
-        .unwrap();
-    standby.node.wait_for_standby("db1");
-    primary.node.catch_up_with(&standby.node);
-    assert_eq!(primary.node.query("select n from after_failover"), "1");
 }
 
 /// A cluster that Debian's tools made; it goes with all that was moved aside.
