@@ -85,3 +85,59 @@ fn an_old_primary_that_crashed_comes_back_by_pg_rewind() {
     primary.node.catch_up_with(&standby.node);
     assert_eq!(primary.node.query("select n from after_failover"), "1");
 }
+
+#[test]
+fn a_pg_rewind_that_broke_off_leaves_only_a_copy_and_one_that_refused_is_repeated() {
+    let (mut primary, standby) = pair(15, &["--rewind"]);
+    standby.node.catch_up_with(&primary.node);
+    fail_over(&standby);
+    primary.node.query("create table lost as select 1 as n");
+    let back = ["--from", &standby.public(), "--rewind"];
+    let listing = "function pg_ls_dir(text, boolean, boolean)";
+    standby
+        .node
+        .query(&format!("revoke execute on {listing} from replicator"));
+    let refused = primary.setup_standby(&back).unwrap_err();
+    assert!(
+        refused.contains("[V13]") && refused.contains("setup primary --rewind"),
+        "{refused}"
+    );
+
+    // What a person changes in between counts.
+    primary.node.append_conf("work_mem = '5MB'");
+    let config = |host: &Host| fs::read_to_string(host.node.data().join("postgresql.conf"));
+    let before = config(&primary).unwrap();
+    standby
+        .node
+        .query(&format!("grant execute on {listing} to replicator"));
+    // A file that pg_rewind cannot write, after others that it can.
+    let unwritable = primary.node.data().join("pg_xact/0000");
+    run(Command::new("chown").arg("root:root").arg(&unwritable)).unwrap();
+    let broken = primary.setup_standby(&back).unwrap_err();
+    assert!(
+        broken.contains("[V13]") && broken.contains("setup standby --replace"),
+        "{broken}"
+    );
+    assert!(!broken.contains("mend that and run this again"), "{broken}");
+    assert_eq!(config(&primary).unwrap(), before, "its own configuration");
+
+    // Nothing takes what is left for a standby.
+    for words in [&back[..], &[], &["--config-only"]] {
+        let refused = primary.setup_standby(words).unwrap_err();
+        assert!(
+            refused.contains("[V13]") && refused.contains("--replace"),
+            "{words:?}: {refused}"
+        );
+    }
+    assert!(!primary.node.data().join("postmaster.pid").exists());
+    run(Command::new("chown")
+        .arg("--reference")
+        .arg(primary.node.data())
+        .arg(&unwritable))
+    .unwrap();
+    let said = primary.setup_standby(&["--replace"]).unwrap();
+    assert!(said.contains("It streams from"), "{said}");
+    primary.node.catch_up_with(&standby.node);
+    assert_eq!(primary.node.query("select n from after_failover"), "1");
+    assert_eq!(primary.node.query("show work_mem"), "5MB");
+}

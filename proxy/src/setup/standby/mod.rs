@@ -249,6 +249,9 @@ fn prepare(
         report,
     };
     let step = work.step().map_err(one)?;
+    if work.place.occupied && rewind::is_half_written(&work.place.cluster, work.journal.copy()) {
+        rewind::put_back(&work.place.cluster).map_err(one)?;
+    }
     if step == Step::Copy {
         work.knows_its_options()
             .and_then(|()| work.may_be_replaced())
@@ -411,6 +414,10 @@ impl Work<'_> {
                 )),
             };
         }
+        let half_written = rewind::is_half_written(&place.cluster, self.journal.copy());
+        if half_written && way != Way::Replace {
+            return Err(rewind::interrupted(label));
+        }
         let same = place.system() == Some(self.primary.system);
         let server = Server::of(&place.cluster);
         let follows = place.is_standby() && same;
@@ -427,18 +434,13 @@ impl Work<'_> {
             ));
         }
         let well = follows
+            && !half_written
             && (stage == Some(Stage::Placed)
                 || server.is_some_and(|server| {
                     power::streaming(&place.cluster, &server, self.primary.timeline).is_some()
                 }));
         match way {
             Way::Replace if !well => Ok(Step::Copy),
-            Way::Rewind if !well && stage == Some(Stage::Rewinding) => Err(Problem::new(
-                "V13",
-                format!("an earlier pg_rewind of {label} was interrupted"),
-                "what it leaves cannot be relied on (documentation of pg_rewind, Warnings)",
-                "pgtlsproxy setup standby --replace moves it aside and copies the primary",
-            )),
             Way::Rewind if !well && same => Ok(Step::Rewind),
             Way::Rewind if !well => Err(Problem::new(
                 "V12",

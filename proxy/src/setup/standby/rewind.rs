@@ -1,22 +1,28 @@
 //! An old primary is wound back to where its history and the new primary's parted: pg_rewind, with what it needs.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::super::apply::Stage;
+use super::super::apply::{Rights, Stage, StandbyCopy, replace_theirs};
 use super::super::find::Cluster;
+use super::super::ownership::Spot;
 use super::super::plan::MAINTENANCE_DATABASE;
 use super::super::server::{as_owner, output_of};
 use super::super::version::{Thing, V11, V13, has};
 use super::place::{self, beside};
-use super::{Work, power};
+use super::{Work, elsewhere, power};
 use crate::problem::Problem;
 
 /// Until the new primary has written the checkpoint that tells its timeline; before 16 pg_rewind sees it only then. By
 /// default a server takes up to four and a half minutes for one (checkpoint_timeout, checkpoint_completion_target).
 const CHECKPOINT_TAKES: Duration = Duration::from_secs(360);
+
+const ONLY_A_COPY: &str =
+    "pgtlsproxy setup standby --replace moves it aside and copies the primary";
 
 impl Work<'_> {
     pub(super) fn rewind(&mut self) -> Result<(), Vec<Problem>> {
@@ -46,8 +52,7 @@ impl Work<'_> {
             eprintln!("stopping {}", cluster.label);
             power::stop(&cluster)?;
         }
-        let kept = beside(&cluster.data, ".pgtlsproxy-conf");
-        let files = keep(&cluster, &kept)?;
+        let files = keep(&cluster)?;
         if !ended_well(&cluster) {
             // They keep a server from starting alone.
             for name in ["standby.signal", "recovery.conf"] {
@@ -60,18 +65,27 @@ impl Work<'_> {
         if let Some(slot) = &self.slot {
             self.upstream.make_slot(slot, cluster.major, false)?;
         }
+        note_half_written(&cluster)?;
+        let before = trace(&cluster.data).ok();
         self.note(Stage::Rewinding)?;
-        let wound = self.call(&cluster, &program);
-        if let Err(problem) = wound {
-            // pg_rewind looks before it writes: what it refuses, it has not touched.
-            self.note(Stage::Streamed)?;
-            return Err(problem);
+        if let Err(problem) = self.call(&cluster, &program) {
+            // What a pg_rewind that failed has not touched at all can be wound back another time.
+            if before.is_some() && trace(&cluster.data).ok() == before {
+                self.note(Stage::Streamed)?;
+                forget(&cluster);
+                return Err(problem);
+            }
+            let put_back = self.mark().and_then(|_| put_back(&cluster));
+            if let Err(more) = put_back {
+                eprintln!("pgtlsproxy: {more}");
+            }
+            return Err(broke_off(problem, &cluster));
         }
         // It has taken that away again, and brought the other's configuration along.
         self.mark()?;
-        place::carry(&files, &kept, &cluster.data)?;
+        place::carry(&files, &kept(&cluster), &cluster.data)?;
         self.note(Stage::Placed)?;
-        let _ = fs::remove_dir_all(&kept);
+        forget(&cluster);
         self.report
             .steps
             .push(format!("pg_rewind to what {} has", self.node.upstream()));
@@ -189,23 +203,122 @@ fn timeline(cluster: &Cluster) -> Option<u32> {
         .max()
 }
 
-/// Keeps this host's own configuration files, which pg_rewind would overwrite. Those of a run that was interrupted count.
-fn keep(cluster: &Cluster, kept: &Path) -> Result<Vec<PathBuf>, Problem> {
+/// A failure of a pg_rewind that had begun to write (its documentation, Warnings).
+fn broke_off(problem: Problem, cluster: &Cluster) -> Problem {
+    Problem::new(
+        "V13",
+        format!(
+            "pg_rewind broke off, and left {} half written; it stays stopped",
+            cluster.label
+        ),
+        problem.why,
+        ONLY_A_COPY,
+    )
+}
+
+/// What pg_rewind may have begun to write is taken for nothing but what is to be replaced.
+pub(super) fn interrupted(label: &str) -> Problem {
+    Problem::new(
+        "V13",
+        format!("an earlier pg_rewind of {label} was interrupted"),
+        "what it leaves cannot be relied on (documentation of pg_rewind, Warnings)",
+        ONLY_A_COPY,
+    )
+}
+
+/// In a data directory in which pg_rewind has begun and has not come to its end. It goes with the directory, wherever that is
+/// moved; pg_rewind itself takes it away with all that the new primary does not have.
+const HALF_WRITTEN: &str = "pgtlsproxy.half-rewound";
+
+pub(super) fn is_half_written(cluster: &Cluster, copy: Option<&StandbyCopy>) -> bool {
+    copy.is_some_and(|copy| copy.stage == Stage::Rewinding)
+        || cluster.data.join(HALF_WRITTEN).exists()
+}
+
+fn note_half_written(cluster: &Cluster) -> Result<(), Problem> {
+    let rights = Rights {
+        mode: 0o600,
+        uid: cluster.owner.uid.as_raw(),
+        gid: cluster.owner.gid.as_raw(),
+    };
+    let text = format!("pg_rewind has begun here and has not ended well: {ONLY_A_COPY}.\n");
+    replace_theirs(&cluster.data.join(HALF_WRITTEN), text.as_bytes(), rights)
+}
+
+/// Where this host's own configuration is while pg_rewind overwrites it.
+fn kept(cluster: &Cluster) -> PathBuf {
+    beside(&cluster.data, ".pgtlsproxy-conf")
+}
+
+/// Keeps this host's own configuration files, which pg_rewind would overwrite.
+fn keep(cluster: &Cluster) -> Result<Vec<PathBuf>, Problem> {
+    let kept = kept(cluster);
+    // Of a run that was killed before pg_rewind began: what is in its place counts.
+    remove(&kept);
+    let staged = beside(&kept, ".part");
+    remove(&staged);
+    place::make_directory(&staged, &cluster.owner)?;
+    let files = place::own_files(cluster);
+    place::carry(&files, &cluster.data, &staged)?;
+    place::rename(&staged, &kept)?;
+    Ok(files)
+}
+
+/// Brings back what was kept of a data directory that pg_rewind has left half written: its configuration is this host's.
+pub(super) fn put_back(cluster: &Cluster) -> Result<(), Problem> {
+    note_half_written(cluster)?;
+    let kept = kept(cluster);
     if !kept.exists() {
-        let staged = beside(kept, ".part");
-        let _ = fs::remove_dir_all(&staged);
-        place::make_directory(&staged, &cluster.owner)?;
-        place::carry(&place::own_files(cluster), &cluster.data, &staged)?;
-        place::rename(&staged, kept)?;
+        return Ok(());
     }
-    listed(kept, Path::new("")).map_err(|error| {
+    let files = listed(&kept, Path::new("")).map_err(|error| {
         Problem::new(
             "G05",
             format!("cannot read what was kept in {}", kept.display()),
             error.to_string(),
             "run setup as root; what is there is this host's own configuration, and stays",
         )
-    })
+    })?;
+    place::carry(&files, &kept, &cluster.data)?;
+    remove(&kept);
+    Ok(())
+}
+
+/// Nothing is half written any more.
+fn forget(cluster: &Cluster) {
+    remove(&kept(cluster));
+    if let Ok(Some(note)) = Spot::find(&cluster.data.join(HALF_WRITTEN)) {
+        let _ = fs::remove_file(note.path());
+    }
+}
+
+fn remove(directory: &Path) {
+    if let Ok(Some(place)) = Spot::find(directory) {
+        let _ = fs::remove_dir_all(place.path());
+    }
+}
+
+/// What all files of a data directory and its tablespaces look like from outside. Whoever writes in one changes this, since
+/// the time of its last change (ctime) cannot be set.
+fn trace(data: &Path) -> io::Result<u64> {
+    let parts = elsewhere::links(data).into_iter().map(|(_, part)| part);
+    let mut directories: Vec<PathBuf> = std::iter::once(data.to_owned()).chain(parts).collect();
+    let mut sum = 0_u64;
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            let found = fs::symlink_metadata(&path)?;
+            let mut hasher = DefaultHasher::new();
+            let changed = (found.ctime(), found.ctime_nsec());
+            (&path, found.ino(), found.len(), changed).hash(&mut hasher);
+            // In whatever order they are listed.
+            sum = sum.wrapping_add(hasher.finish());
+            if found.is_dir() {
+                directories.push(path);
+            }
+        }
+    }
+    Ok(sum)
 }
 
 /// All files in a directory and below it, by their paths from `root`.
@@ -214,7 +327,7 @@ fn listed(root: &Path, below: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(root.join(below))? {
         let entry = entry?;
         let path = below.join(entry.file_name());
-        if entry.path().is_dir() {
+        if entry.file_type()?.is_dir() {
             found.extend(listed(root, &path)?);
         } else {
             found.push(path);
