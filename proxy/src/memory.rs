@@ -1,6 +1,6 @@
 //! Gives memory back to the system when many connections have ended. glibc gives back what lies at the end of its heaps,
 //! and among thousands of sessions there is always one whose memory stands there: 5,000 that have closed would leave
-//! behind all that they took. One of the two files with unsafe code: one call, malloc_trim(3).
+//! behind all that they took. One of the three files with unsafe code: one call, malloc_trim(3).
 #![expect(unsafe_code, reason = "no crate binds malloc_trim")]
 
 use std::sync::Arc;

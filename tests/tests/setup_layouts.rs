@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use testbed::mounts::Mounts;
 use testbed::programs::{client_tool, pgtlsproxy};
 use testbed::setup::said;
-use testbed::{Scratch, reserve_port, run, wait_until};
+use testbed::{Host, Scratch, reserve_port, run, wait_until};
 
 const AS_POSTGRES: &str =
     "setpriv --reuid postgres --regid postgres --clear-groups --reset-env /usr/pgsql-18/bin";
@@ -288,4 +288,54 @@ fn units_are_written_enabled_and_taken_away_again() {
     ] {
         assert!(left.contains(file), "{file}: {left}");
     }
+}
+
+#[test]
+fn a_server_that_a_person_started_is_restarted_as_it_was_started() {
+    let host = Host::new("db1", 15);
+    host.node.append_conf("max_wal_senders = 1");
+    // From the directory above, with a name that is true only there.
+    let mut start = host.node.program("pg_ctl");
+    start.args(["start", "-w", "-D", "data", "-l", "by-hand.log"]);
+    run(start.current_dir(host.node.socket_dir())).unwrap();
+    let of_server = |name: &str| {
+        let state = std::fs::read_to_string(host.node.data().join("postmaster.pid")).unwrap();
+        let pid = state.lines().next().unwrap();
+        std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap()
+    };
+    let groups = || {
+        let status = of_server("status");
+        let groups = status.lines().find(|line| line.starts_with("Groups:"));
+        groups.unwrap().to_owned()
+    };
+    let before = (of_server("stat"), groups());
+    let data = host.node.data();
+    let mut setup = Command::new(pgtlsproxy());
+    setup.args(["setup", "primary", "--public", "db1.example.com:5443"]);
+    setup.args(["--standby", "standby1", "--os-user", "root", "--restart"]);
+    setup
+        .arg("--dir")
+        .arg(host.dir())
+        .arg("--pgdata")
+        .arg(&data);
+    let text = said(setup.env("HOME", "/root"), "").well();
+    assert!(
+        text.contains(&format!("restarted {}", data.display())),
+        "{text}"
+    );
+    assert_ne!(of_server("stat"), before.0);
+    assert_eq!(
+        groups(),
+        before.1,
+        "a key of group ssl-cert is read by that"
+    );
+    let environment = of_server("environ");
+    if let Some(user) = testbed::postgres_user() {
+        let home = format!("HOME={}", user.dir.display());
+        assert!(
+            environment.split('\0').any(|set| set == home),
+            "{environment}"
+        );
+    }
+    assert_eq!(host.node.query("show max_wal_senders"), "10");
 }

@@ -35,7 +35,7 @@ fn primary(flags: &SetupPrimary) -> Result<(), Vec<Problem>> {
         (None, None) => Wanted::Any,
     };
     let cluster = setup::find(wanted).map_err(one)?;
-    let server = Server::of(&cluster);
+    let server = Server::reached(&cluster, !flags.external_tls).map_err(one)?;
     let files = Theirs::of(&cluster.owner);
     let facts = setup::gather(&files, &cluster, server.as_ref(), &flags.role).map_err(one)?;
     let (host, port) = public(flags.public.as_deref()).map_err(one)?;

@@ -1,5 +1,5 @@
 //! What the kernel knows of a TCP connection (TCP_INFO, SIOCOUTQ; tcp(7)), and the two options that no safe binding
-//! offers. One of the two files with unsafe code: four calls of getsockopt, setsockopt and ioctl.
+//! offers. One of the three files with unsafe code: four calls of getsockopt, setsockopt and ioctl.
 #![expect(
     unsafe_code,
     reason = "no maintained crate binds TCP_INFO's probe counters or TCP_RTO_MAX_MS"

@@ -48,11 +48,20 @@ impl Site {
             )
         })?;
         let Some(server) = Server::of(&cluster) else {
-            return Err(remains(
-                format!("PostgreSQL ({}) does not run", cluster.label),
-                "its slots can be seen and dropped only while it does".to_owned(),
-                "start it, then run this again",
-            ));
+            return Err(if setup::runs(&cluster) {
+                remains(
+                    format!("PostgreSQL ({}) runs, and cannot be asked", cluster.label),
+                    "it makes no Unix socket (unix_socket_directories is empty), or is just starting"
+                        .to_owned(),
+                    "set unix_socket_directories and restart it, then run this again",
+                )
+            } else {
+                remains(
+                    format!("PostgreSQL ({}) does not run", cluster.label),
+                    "its slots can be seen and dropped only while it does".to_owned(),
+                    "start it, then run this again",
+                )
+            });
         };
         let name = wanted.name.to_string();
         Ok(Self {

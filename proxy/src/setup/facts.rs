@@ -129,14 +129,11 @@ pub(crate) fn gather(
             .unwrap_or_else(|| cluster.file(&settings, "hba_file", "pg_hba.conf")),
         ident_file: told("ident_file")
             .unwrap_or_else(|| cluster.file(&settings, "ident_file", "pg_ident.conf")),
-        socket: server.map_or_else(
-            || {
-                cluster
-                    .socket_directory(&settings)
-                    .join(format!(".s.PGSQL.{port}"))
-            },
-            Server::socket,
-        ),
+        socket: server.and_then(Server::socket).unwrap_or_else(|| {
+            cluster
+                .socket_directory(&settings)
+                .join(format!(".s.PGSQL.{port}"))
+        }),
         config_file,
         own_file,
         taken_in,

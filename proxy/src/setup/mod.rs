@@ -14,14 +14,17 @@ mod find; // which cluster is meant
 pub(crate) mod hba; // pg_hba.conf and pg_ident.conf
 mod leave; // what a node that goes leaves in a running server
 pub(crate) mod needed; // what undo may not take from a server
+mod owner; // programs run as the OS user who owns the data directory
 mod ownership; // what root does in directories of others
 mod passfile; // libpq's password file
 mod plan; // facts and wishes to changes
+mod postmaster; // the process of a running server
 mod report; // what is printed with --json
 mod server; // a running server, through psql
 mod service; // the proxy as a service
 mod sidecar; // the proxy's own side of a node
 mod standby; // from a node to a server that streams
+mod switch; // starts, stops and restarts a server
 mod tls; // PostgreSQL's own TLS instead of the proxy
 mod unit_files; // the units that setup writes and takes away
 mod units; // what systemd calls a server
@@ -40,11 +43,12 @@ pub(crate) use plan::{
     FileChange, LoginBy, SqlChange, Wishes, making_slot, primary as plan_primary, slot_name,
 };
 pub(crate) use report::{FORMAT, PrimaryReport, ReportedFile, StandbyReport, UndoReport, json};
-pub(crate) use server::{Server, identifier as sql_identifier, restart};
+pub(crate) use server::{Server, identifier as sql_identifier, runs};
 pub(crate) use service::{by_systemd, ensure_user, start_unit};
 pub(crate) use sidecar::Sidecar;
 pub(crate) use standby::{Ended, StandbyWishes, Way, occupied as standby_place, run as standby};
 pub(crate) use standby::{Moved, bring_back, commands_back, discard, stop as stop_standby};
+pub(crate) use switch::restart;
 pub(crate) use tls::needs;
 pub(crate) use unit_files::{
     changes as unit_changes, forget as forget_units, stop as stop_units, write_timer,

@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use nix::unistd::Uid;
+use nix::unistd::{AccessFlags, Uid, access};
 
 use super::apply::cannot;
 use crate::problem::Problem;
@@ -32,6 +32,12 @@ pub(super) fn clear_directory(directory: &File) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether entries can be made and renamed where this path is one.
+pub(super) fn may_write_beside(path: &Path) -> bool {
+    let above = path.ancestors().skip(1).find(|above| above.exists());
+    above.is_some_and(|above| access(above, AccessFlags::W_OK).is_ok())
 }
 
 /// A name of an open directory that leads nowhere else, whatever its own name leads to now.

@@ -1,104 +1,87 @@
 //! A running server, asked and told through its own psql, as the OS user who owns the data directory.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::ffi::OsStr;
+use std::path::PathBuf;
 
-use nix::sys::signal::kill;
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::User;
 
 use super::find::Cluster;
-use super::ownership::open_output_of;
-use super::units;
+use super::owner::{as_owner, output_with};
+use super::postmaster::{Host, Postmaster};
 use crate::problem::Problem;
 
 /// psql waits no longer for a server that does not answer.
 const CONNECT_SECONDS: &str = "10";
 
-/// A command that runs as the server's OS user, if we may become him.
-pub(crate) fn as_owner(owner: &User, program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command
-        .current_dir("/")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PG") {
-            command.env_remove(name);
-        }
-    }
-    if Uid::effective().is_root() && !owner.uid.is_root() {
-        command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
-    }
-    command
+/// Whether a server of this cluster runs, whether it can be asked or not.
+pub(crate) fn runs(cluster: &Cluster) -> bool {
+    Postmaster::of(&cluster.data).is_some()
 }
 
-/// Runs it to its end; the error is what it said.
-pub(crate) fn output_of(command: &mut Command) -> Result<String, String> {
-    finished(command.output())
-}
-
-/// As [`output_of`], with this on its standard input.
-pub(super) fn output_with(command: &mut Command, input: &str) -> Result<String, String> {
-    let said = |error: std::io::Error| error.to_string();
-    let piped = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = piped.spawn().map_err(said)?;
-    // Statements are short: they fit into the pipe, and nothing waits here for psql to read.
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).map_err(said)?;
-    }
-    finished(child.wait_with_output())
-}
-
-fn finished(output: std::io::Result<Output>) -> Result<String, String> {
-    let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout)
-            .trim_end_matches('\n')
-            .to_owned())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-    }
-}
-
-/// A server that takes connections.
+/// A server that runs and can be asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     psql: PathBuf,
     owner: User,
-    socket_directory: PathBuf,
+    host: Host,
     port: String,
 }
 
 impl Server {
-    /// The server of this cluster, if it runs: by its `postmaster.pid` (documentation, 66.1).
+    /// The server of this cluster, if it runs and a client on this host gets in: by its Unix socket, or where it makes none,
+    /// by an address of this host.
     pub(crate) fn of(cluster: &Cluster) -> Option<Self> {
-        let state = fs::read_to_string(cluster.data.join("postmaster.pid")).ok()?;
-        let mut lines = state.lines();
-        let pid = Pid::from_raw(lines.next()?.trim().parse().ok()?);
-        kill(pid, None).ok()?;
-        let port = lines.nth(2)?.trim().to_owned();
-        let socket_directory = lines
-            .next()
-            .map(str::trim)
-            .filter(|path| !path.is_empty())?;
+        let postmaster = Postmaster::of(&cluster.data)?;
         Some(Self {
             psql: cluster.program("psql"),
             owner: cluster.owner.clone(),
-            socket_directory: socket_directory.into(),
-            port,
+            host: postmaster.host?,
+            port: postmaster.port,
         })
     }
 
-    /// Its Unix socket.
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.socket_directory
-            .join(format!(".s.PGSQL.{}", self.port))
+    /// As [`Server::of`]; the error is one that runs, and that nobody reaches as he has to.
+    pub(crate) fn reached(cluster: &Cluster, by_socket: bool) -> Result<Option<Self>, Problem> {
+        let server = Self::of(cluster);
+        let reached = match &server {
+            Some(server) => !by_socket || server.socket().is_some(),
+            None => !runs(cluster),
+        };
+        if reached {
+            return Ok(server);
+        }
+        let (what, why) = if server.is_some() {
+            (
+                "makes no Unix socket",
+                "unix_socket_directories is empty; by its Unix socket the proxy reaches it",
+            )
+        } else {
+            (
+                "runs, and cannot be asked",
+                "it makes no Unix socket (unix_socket_directories is empty), or is just starting",
+            )
+        };
+        Err(Problem::new(
+            "G31",
+            format!("PostgreSQL ({}) {what}", cluster.label),
+            why,
+            "set unix_socket_directories, as in '/run/postgresql', and restart PostgreSQL; then run this again",
+        ))
+    }
+
+    /// Its Unix socket, if it makes one.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        match &self.host {
+            Host::Socket(directory) => Some(directory.join(format!(".s.PGSQL.{}", self.port))),
+            Host::Address(_) => None,
+        }
+    }
+
+    fn host(&self) -> &OsStr {
+        match &self.host {
+            Host::Socket(directory) => directory.as_os_str(),
+            Host::Address(address) => address.as_ref(),
+        }
     }
 
     /// Runs SQL as the superuser of the OS user's name; a row a line, columns parted by tabs.
@@ -116,7 +99,7 @@ impl Server {
             &self.port,
             "-h",
         ])
-        .arg(&self.socket_directory)
+        .arg(self.host())
         .args(["-U", &self.owner.name, "-f", "-"])
         .env("PGCONNECT_TIMEOUT", CONNECT_SECONDS);
         // On standard input: a command line can be seen by everybody on the host.
@@ -127,7 +110,7 @@ impl Server {
                 why,
                 format!(
                     "`psql -h {} -p {}` as OS user {} must get in as a superuser",
-                    self.socket_directory.display(),
+                    self.host().to_string_lossy(),
                     self.port,
                     self.owner.name
                 ),
@@ -150,57 +133,4 @@ pub(crate) fn literal(text: &str) -> String {
 /// An SQL name.
 pub(crate) fn identifier(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
-}
-
-/// Stops the server and starts it again, the way it was started.
-pub(crate) fn restart(cluster: &Cluster) -> Result<(), Problem> {
-    let failed = |why: String| {
-        Problem::new(
-            "G18",
-            format!("{} does not restart", cluster.label),
-            why,
-            "look at the last lines of the server's log",
-        )
-    };
-    let manager = match (&cluster.debian, units::to_stop(cluster)) {
-        (Some((version, name)), _) => Some((
-            "pg_ctlcluster",
-            vec![version.clone(), name.clone(), "restart".to_owned()],
-        )),
-        // Behind its back systemd would take the server for a failed one.
-        (None, Some(unit)) => Some(("systemctl", vec!["restart".to_owned(), unit])),
-        (None, None) => None,
-    };
-    if let Some((program, arguments)) = manager {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
-        return output_of(&mut command).map(drop).map_err(failed);
-    }
-    // The server inherits its log from pg_ctl. The file may belong to somebody else than the server: it is opened here.
-    let said = |error: std::io::Error| failed(format!("its log cannot be opened: {error}"));
-    let output = match output_file(cluster).map_err(said)? {
-        Some(log) => log,
-        None => File::options()
-            .append(true)
-            .open("/dev/null")
-            .map_err(said)?,
-    };
-    let errors = output.try_clone().map_err(said)?;
-    let mut command = as_owner(&cluster.owner, &cluster.program("pg_ctl"));
-    command
-        .args(["restart", "-w", "-s", "-m", "fast", "-D"])
-        .arg(&cluster.data);
-    match command.stdout(output).stderr(errors).status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(failed(format!("pg_ctl: {status}"))),
-        Err(error) => Err(failed(format!("pg_ctl: {error}"))),
-    }
-}
-
-/// The file that it writes its standard error to, so that its log goes on there.
-fn output_file(cluster: &Cluster) -> std::io::Result<Option<File>> {
-    match units::proc_file(&cluster.data, "") {
-        Some(process) => open_output_of(&process, 2),
-        None => Ok(None),
-    }
 }

@@ -11,7 +11,7 @@ use protocol::escape::escape;
 
 use super::apply::Journal;
 use super::find::Cluster;
-use super::server::output_of;
+use super::owner::output_of;
 use super::{unit_files, units};
 use crate::directories;
 use crate::problem::Problem;

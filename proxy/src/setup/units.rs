@@ -2,10 +2,11 @@
 //! server failed, or that it is not there at all.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::find::Cluster;
+use super::postmaster::Postmaster;
 
 /// Exists where systemd is the init (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
@@ -55,15 +56,8 @@ pub(super) fn stopped_before_the_proxy(cluster: &Cluster) -> String {
 
 /// The unit of a running server, by its control group.
 pub(super) fn of_server(data: &Path) -> Option<String> {
-    let groups = fs::read_to_string(proc_file(data, "cgroup")?).ok()?;
-    in_groups(&groups)
-}
-
-/// A file of the running server's in /proc.
-pub(super) fn proc_file(data: &Path, name: &str) -> Option<PathBuf> {
-    let state = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    let pid: u32 = state.lines().next()?.trim().parse().ok()?;
-    Some(PathBuf::from(format!("/proc/{pid}/{name}")))
+    let groups = Postmaster::of(data)?.proc_file("cgroup");
+    in_groups(&fs::read_to_string(groups).ok()?)
 }
 
 fn in_groups(groups: &str) -> Option<String> {

@@ -5,8 +5,9 @@ use std::path::Path;
 use super::apply::{Journal, Rights};
 use super::facts::refused_lines;
 use super::find::Cluster;
+use super::owner::{as_owner, output_of};
 use super::plan::FileChange;
-use super::server::{Server, as_owner, output_of};
+use super::server::Server;
 use super::tls::Tls;
 use crate::problem::Problem;
 

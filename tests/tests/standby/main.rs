@@ -2,6 +2,7 @@
 //! and the ways back.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod own;
 mod rewind;
 
 use std::collections::BTreeMap;

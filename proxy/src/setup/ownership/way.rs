@@ -66,7 +66,7 @@ fn walk(path: &Path) -> io::Result<Walked> {
             }
             Err(error) => return Err(error.into()),
         };
-        led_by = led_by.or((whose != 0).then_some(whose));
+        led_by = led_by.or_else(|| (whose != 0).then_some(whose));
         let found = next.metadata()?;
         if found.is_symlink() {
             links += 1;
@@ -74,7 +74,7 @@ fn walk(path: &Path) -> io::Result<Walked> {
                 return Err(Errno::ELOOP.into());
             }
             let whose = found.uid();
-            led_by = led_by.or((whose != 0).then_some(whose));
+            led_by = led_by.or_else(|| (whose != 0).then_some(whose));
             let target = PathBuf::from(readlinkat(&next, "")?);
             if target.is_absolute() {
                 here = root()?;

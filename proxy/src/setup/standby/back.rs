@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::super::apply::{Journal, Stage, StandbyCopy};
 use super::super::find::Cluster;
 use super::super::passfile;
+use super::super::server::runs;
 use super::node::Node;
 use super::place::{self, beside};
 use super::upstream::Upstream;
@@ -23,7 +24,7 @@ pub(crate) struct Moved {
 
 /// Stops the standby, and drops the slot that was made for it: it would keep WAL for nobody.
 pub(crate) fn stop(directory: &Path, journal: &Journal, cluster: &Cluster) -> Result<(), Problem> {
-    if power::runs(cluster) {
+    if runs(cluster) {
         eprintln!("stopping {}", cluster.label);
         power::stop(cluster)?;
     }

@@ -12,8 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::find::Cluster;
+use super::super::owner::{as_owner, output_of};
 use super::super::ownership::{Spot, by_descriptor, clear_directory};
-use super::super::server::{as_owner, output_of};
 use super::super::version::{BackupSource, Major, V9_4, V10, basebackup_arguments};
 use super::progress::{Progress, Shown};
 use crate::problem::Problem;

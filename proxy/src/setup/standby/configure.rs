@@ -6,9 +6,11 @@ use super::super::apply::{Rights, SqlEntry};
 use super::super::conf;
 use super::super::facts::{self, Facts};
 use super::super::files::{Files, Theirs};
+use super::super::owner::{as_owner, output_of};
 use super::super::plan::{self, FileChange, LoginBy, Plan, Wishes, making_slot, slot_name};
 use super::super::report::ReportedFile;
-use super::super::server::{Server, as_owner, literal, output_of, restart};
+use super::super::server::{Server, literal, runs};
+use super::super::switch::restart;
 use super::super::validate::apply_files;
 use super::super::version::{Thing, V10, V13, has};
 use super::{Work, recovery};
@@ -57,7 +59,9 @@ impl Work<'_> {
         let changed = marked || taken_out || !plan.files.is_empty();
         // primary_conninfo takes effect by a reload from 13 on.
         let due = !plan.restart_for.is_empty() || (changed && self.major() < V13) || marked;
-        let restarts = server.is_some() && due;
+        // One that cannot be asked was not told to reload.
+        let due = due || (changed && server.is_none());
+        let restarts = due && runs(&cluster);
         if restarts {
             restart(&cluster).map_err(one)?;
             self.report.steps.push(format!("restart {}", cluster.label));

@@ -7,6 +7,7 @@ use super::super::apply::{Rights, Stage, StandbyCopy, replace_theirs};
 use super::super::facts::OWN_FILE;
 use super::super::plan::FileChange;
 use super::super::report::ReportedFile;
+use super::super::server::runs;
 use super::super::version::BackupSource;
 use super::back::Moved;
 use super::backup::{self, Backup};
@@ -124,7 +125,7 @@ impl Work<'_> {
                     let _ = fs::remove_file(staging.join(OWN_FILE));
                     place::carry(&place::own_files(&cluster), &data, &staging)?;
                 }
-                if power::runs(&cluster) {
+                if runs(&cluster) {
                     eprintln!("stopping {}", cluster.label);
                     power::stop(&cluster)?;
                 }

@@ -7,9 +7,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, access};
-
 use super::super::apply::{Stage, StandbyCopy};
+use super::super::ownership::may_write_beside;
 use super::Work;
 use super::copy::NEW;
 use super::part::owned;
@@ -20,12 +19,6 @@ use crate::problem::Problem;
 pub(super) const WAL_DIRECTORIES: [&str; 2] = ["pg_wal", "pg_xlog"];
 /// A link that is to replace another.
 pub(super) const TEMPORARY: &str = ".pgtlsproxy-link";
-
-/// Whether entries can be made and renamed where this path is one.
-pub(super) fn may_write_beside(path: &Path) -> bool {
-    let above = path.ancestors().skip(1).find(|above| above.exists());
-    above.is_some_and(|above| access(above, AccessFlags::W_OK).is_ok())
-}
 
 pub(super) fn is_mount_point(path: &Path) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();

@@ -28,7 +28,7 @@ use super::find::Wanted;
 use super::passfile;
 use super::plan::{FileChange, slot_name};
 use super::report::{FORMAT, ReportedFile, StandbyReport, Stream};
-use super::server::Server;
+use super::server::{Server, runs};
 use super::service;
 use super::version::{Major, Thing, V9_4, V10, has};
 use crate::control::{Ask, Daemon};
@@ -421,7 +421,7 @@ impl Work<'_> {
         let same = place.system() == Some(self.primary.system);
         let server = Server::of(&place.cluster);
         let follows = place.is_standby() && same;
-        let runs_alone = server.is_some() && !place.is_standby();
+        let runs_alone = runs(&place.cluster) && !place.is_standby();
         if same && !place.is_standby() && self.primary.in_recovery {
             return Err(Problem::new(
                 "V06",
@@ -566,7 +566,7 @@ impl Work<'_> {
     /// Starts it, and waits until it streams.
     fn finish(mut self, changed: bool) -> Result<Ended, Vec<Problem>> {
         let cluster = &self.place.cluster;
-        let started = !power::runs(cluster);
+        let started = !runs(cluster);
         if started {
             eprintln!("starting {}", cluster.label);
             power::start(cluster).map_err(one)?;
@@ -598,7 +598,8 @@ impl Work<'_> {
 impl Work<'_> {
     /// The server tunnel leads to this PostgreSQL, for when it is the primary: only now it is known where its socket is.
     fn serve(&mut self) -> Result<bool, Vec<Problem>> {
-        let Some(socket) = Server::of(&self.place.cluster).map(|server| server.socket()) else {
+        let server = Server::of(&self.place.cluster);
+        let Some(socket) = server.and_then(|server| server.socket()) else {
             return Ok(false);
         };
         if self.node.serves.as_ref().is_none_or(|path| *path == socket) {

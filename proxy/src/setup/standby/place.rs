@@ -12,9 +12,9 @@ use super::super::apply::{Rights, replace_theirs};
 use super::super::conf;
 use super::super::files::Disk;
 use super::super::find::{self, Cluster, DEBIAN_CONFIGURATION, RHEL_DATA, Wanted, subdirectories};
-use super::super::ownership::{self, Spot};
+use super::super::ownership::{self, Spot, may_write_beside};
 use super::super::version::{Major, V9_1};
-use super::elsewhere::{is_mount_point, may_write_beside};
+use super::elsewhere::is_mount_point;
 use crate::problem::Problem;
 
 /// Files of a data directory that are its host's own, not the copy's.

@@ -1,17 +1,15 @@
-//! Starts and stops the server the way its distribution does, and waits until it streams.
+//! Starts and stops the server, says why it does not start, and waits until it streams.
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::find::Cluster;
-use super::super::ownership::make_log;
-use super::super::server::{Server, as_owner};
+use super::super::server::{Server, runs};
+use super::super::switch::{Order, first_log, order};
 use super::super::units;
 use super::super::version::{V9_6, V10};
-use super::{elsewhere, place};
 use crate::problem::Problem;
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
@@ -26,21 +24,6 @@ pub(super) struct Streaming {
     pub(super) lsn: String,
     /// Bytes received and not yet replayed.
     pub(super) behind: String,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Order {
-    Start,
-    Stop,
-}
-
-impl Order {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Stop => "stop",
-        }
-    }
 }
 
 pub(super) fn start(cluster: &Cluster) -> Result<(), Problem> {
@@ -63,84 +46,6 @@ pub(super) fn stop(cluster: &Cluster) -> Result<(), Problem> {
             "stop it, and run this again",
         )
     })
-}
-
-/// Whether a server of this cluster runs, whether it takes connections or not.
-pub(super) fn runs(cluster: &Cluster) -> bool {
-    Server::of(cluster).is_some()
-}
-
-fn order(cluster: &Cluster, order: Order) -> Result<(), String> {
-    let mut command = if let Some((version, name)) = &cluster.debian {
-        let mut command = Command::new("pg_ctlcluster");
-        command.args([version, name, order.word()]);
-        if matches!(order, Order::Stop) {
-            command.args(["-m", "fast"]);
-        }
-        command
-    } else if let Some(unit) = match order {
-        Order::Start => units::to_start(cluster),
-        Order::Stop => units::to_stop(cluster),
-    } {
-        let mut command = Command::new("systemctl");
-        command.args([order.word(), &unit]);
-        command
-    } else {
-        let mut command = as_owner(&cluster.owner, &cluster.program("pg_ctl"));
-        command
-            .arg(order.word())
-            .arg("-D")
-            .arg(&cluster.data)
-            .arg("-s");
-        match order {
-            Order::Stop => {
-                command.args(["-m", "fast", "-w"]);
-            }
-            Order::Start => {
-                // To wait is the default from 10 on; we wait for more than that it takes connections.
-                if cluster.major >= V10 {
-                    command.arg("-W");
-                }
-                command.arg("-l").arg(log(cluster)?);
-            }
-        }
-        command
-    };
-    // A server must not hold our own outputs open.
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let output = tempfile::tempfile().map_err(|error| error.to_string())?;
-    command.stderr(output.try_clone().map_err(|error| error.to_string())?);
-    let status = command
-        .status()
-        .map_err(|error| format!("{}: {error}", command.get_program().to_string_lossy()))?;
-    if status.success() {
-        return Ok(());
-    }
-    let mut said = String::new();
-    let read = std::io::Seek::rewind(&mut &output)
-        .and_then(|()| std::io::Read::read_to_string(&mut &output, &mut said));
-    match read {
-        Ok(_) if !said.trim().is_empty() => Err(said.trim().to_owned()),
-        _ => Err(format!("it ended with {status}")),
-    }
-}
-
-fn first_log(cluster: &Cluster) -> PathBuf {
-    let beside = place::beside(&cluster.data, ".log");
-    if beside.exists() || elsewhere::may_write_beside(&cluster.data) {
-        beside
-    } else {
-        cluster.data.join("pgtlsproxy-start.log")
-    }
-}
-
-/// What a server that pg_ctl starts says before it has a log of its own.
-fn log(cluster: &Cluster) -> Result<PathBuf, String> {
-    let path = first_log(cluster);
-    let owner = &cluster.owner;
-    make_log(&path, owner.uid.as_raw(), owner.gid.as_raw())
-        .map_err(|problem| format!("{}: {}", problem.what, problem.why))?;
-    Ok(path)
 }
 
 /// The last lines of the log that we know of.
@@ -176,7 +81,20 @@ fn not_started(cluster: &Cluster, why: String) -> Problem {
     )
 }
 
-/// Waits until it streams that timeline; none if it does not within that time. The error is a server that has ended.
+fn not_asked(cluster: &Cluster) -> Problem {
+    Problem::new(
+        "V22",
+        format!(
+            "{} runs, and cannot be asked whether it streams",
+            cluster.label
+        ),
+        "it makes no Unix socket (unix_socket_directories is empty), and listens on no address of this host",
+        "everything is written: the primary's pg_stat_replication tells whether it streams; set unix_socket_directories, restart it, and run this again",
+    )
+}
+
+/// Waits until it streams that timeline; none if it does not within that time. The error is a server that has ended, or one
+/// that cannot be asked.
 pub(super) fn wait_for_stream(
     cluster: &Cluster,
     timeline: u32,
@@ -190,10 +108,9 @@ pub(super) fn wait_for_stream(
                     return Ok(Some(streaming));
                 }
             }
-            None if begun.elapsed() > LAUNCH_TAKES => {
-                return Err(not_started(cluster, String::new()));
-            }
-            None => {}
+            None if begun.elapsed() < LAUNCH_TAKES => {}
+            None if runs(cluster) => return Err(not_asked(cluster)),
+            None => return Err(not_started(cluster, String::new())),
         }
         if begun.elapsed() > within {
             return Ok(None);

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::super::apply::{Rights, Stage, StandbyCopy, replace_theirs};
 use super::super::find::Cluster;
+use super::super::owner::{as_owner, output_of};
 use super::super::ownership::Spot;
 use super::super::plan::MAINTENANCE_DATABASE;
-use super::super::server::{as_owner, output_of};
+use super::super::server::runs;
 use super::super::version::{Thing, V11, V13, has};
 use super::place::{self, beside};
 use super::{Work, elsewhere, power};
@@ -48,7 +49,7 @@ impl Work<'_> {
                 "install it, say where it is with --bindir DIR, or use --replace",
             ));
         }
-        if power::runs(&cluster) {
+        if runs(&cluster) {
             eprintln!("stopping {}", cluster.label);
             power::stop(&cluster)?;
         }

@@ -11,7 +11,7 @@ use super::super::files::{Overlay, Theirs};
 use super::super::passfile;
 use super::super::plan::FileChange;
 use super::super::report::{FORMAT, ReportedFile, StandbyReport};
-use super::super::server::Server;
+use super::super::server::{Server, runs};
 use super::super::version::Major;
 use super::node::{self, Node};
 use super::place::{self, Place};
@@ -244,7 +244,7 @@ impl Work<'_> {
             super::power::streaming(&cluster, server, self.primary.timeline).is_some()
         });
         if !streams {
-            if server.is_none() {
+            if copies || !runs(&cluster) {
                 self.report.steps.push(format!("start {}", cluster.label));
             }
             self.report.steps.push("wait until it streams".to_owned());
@@ -280,7 +280,7 @@ impl Work<'_> {
         }
         if matches!(step, Step::Copy | Step::Exchange) {
             if self.place.occupied {
-                if Server::of(cluster).is_some() {
+                if runs(cluster) {
                     steps.push(format!("stop {label}"));
                 }
                 steps.push(format!(

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use nix::unistd::User;
 
 use super::super::conninfo::Conninfo;
+use super::super::owner::{as_owner, output_with};
 use super::super::plan::MAINTENANCE_DATABASE;
-use super::super::server::{as_owner, identifier, output_with};
+use super::super::server::identifier;
 use super::super::version::{Major, V9_4, V9_6, V10};
 use crate::problem::Problem;
 
