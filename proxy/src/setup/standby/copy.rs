@@ -12,7 +12,7 @@ use super::super::version::BackupSource;
 use super::back::Moved;
 use super::backup::{self, Backup};
 use super::place;
-use super::{Work, elsewhere, part, power};
+use super::{Work, elsewhere, own, part, power};
 use crate::problem::Problem;
 
 /// Where a tablespace or the WAL of the old cluster's grows anew.
@@ -123,7 +123,7 @@ impl Work<'_> {
                 if major.parse() == Ok(cluster.major) {
                     // Of the primary's own setup; its line that includes it does not come along.
                     let _ = fs::remove_file(staging.join(OWN_FILE));
-                    place::carry(&place::own_files(&cluster), &data, &staging)?;
+                    own::carry(&own::own_files(&cluster)?, &data, &staging)?;
                 }
                 if runs(&cluster) {
                     eprintln!("stopping {}", cluster.label);

@@ -8,6 +8,7 @@ mod configure;
 mod copy;
 mod elsewhere;
 mod node;
+mod own;
 mod part;
 mod place;
 mod power;
@@ -249,8 +250,14 @@ fn prepare(
         report,
     };
     let step = work.step().map_err(one)?;
-    if work.place.occupied && rewind::is_half_written(&work.place.cluster, work.journal.copy()) {
-        rewind::put_back(&work.place.cluster).map_err(one)?;
+    if work.place.occupied {
+        if rewind::is_half_written(&work.place.cluster, work.journal.copy()) {
+            rewind::put_back(&work.place.cluster).map_err(one)?;
+        }
+        if step != Step::Nothing {
+            // What would be refused when the server is stopped is refused now.
+            work.foresee(step)?;
+        }
     }
     if step == Step::Copy {
         work.knows_its_options()

@@ -1,14 +1,14 @@
 //! Where the standby's data directory is or will be, and how the new one takes the place of the old one: the old one is
 //! moved aside whole, never deleted, and only when the new one is complete.
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 
-use super::super::apply::{Rights, replace_theirs};
+use super::super::apply::Rights;
 use super::super::conf;
 use super::super::files::Disk;
 use super::super::find::{self, Cluster, DEBIAN_CONFIGURATION, RHEL_DATA, Wanted, subdirectories};
@@ -16,9 +16,6 @@ use super::super::ownership::{self, Spot, may_write_beside};
 use super::super::version::{Major, V9_1};
 use super::elsewhere::is_mount_point;
 use crate::problem::Problem;
-
-/// Files of a data directory that are its host's own, not the copy's.
-const OWN_FILES: [&str; 3] = ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"];
 
 /// A cluster that is there, or the place where one will be.
 #[derive(Debug)]
@@ -293,55 +290,6 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Problem> {
             error.to_string(),
             "run this as root; where the directory is a file system of its own, move its content away by hand first",
         )
-    })
-}
-
-/// The configuration files that lie in a data directory, by their path in it: those that postgresql.conf includes among
-/// them, and not postgresql.auto.conf, which is the server's.
-pub(super) fn own_files(cluster: &Cluster) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = OWN_FILES.iter().map(PathBuf::from).collect();
-    let settings = conf::read(&Disk, &cluster.config_file, &cluster.data, cluster.major);
-    for assignment in settings.iter().flat_map(|settings| &settings.0) {
-        if let Ok(path) = assignment.place.file.strip_prefix(&cluster.data)
-            && path != Path::new("postgresql.auto.conf")
-            && !files.iter().any(|known| known == path)
-        {
-            files.push(path.to_owned());
-        }
-    }
-    files.retain(|path| cluster.data.join(path).is_file());
-    files
-}
-
-/// Copies those files, with mode and owner, from one directory to another.
-pub(super) fn carry(files: &[PathBuf], from: &Path, to: &Path) -> Result<(), Problem> {
-    let read = |path: &PathBuf| -> io::Result<(Rights, Vec<u8>)> {
-        // What is read is what has these rights, whatever lies there a moment later.
-        let mut file = File::open(from.join(path))?;
-        let (rights, mut content) = (Rights::of_metadata(&file.metadata()?), Vec::new());
-        file.read_to_end(&mut content)?;
-        Ok((rights, content))
-    };
-    files.iter().try_for_each(|path| {
-        let cannot = |error: io::Error| {
-            Problem::new(
-                "G05",
-                format!(
-                    "cannot copy {} to {}",
-                    from.join(path).display(),
-                    to.display()
-                ),
-                error.to_string(),
-                "run setup as root, with room on that disk; then run it again",
-            )
-        };
-        let (rights, content) = read(path).map_err(cannot)?;
-        let above = path.parent().unwrap_or_else(|| Path::new(""));
-        if !to.join(above).exists() {
-            let rights = Rights::of(&from.join(above)).map_err(cannot)?;
-            ownership::make_directory(&to.join(above), rights)?;
-        }
-        replace_theirs(&to.join(path), &content, rights)
     })
 }
 

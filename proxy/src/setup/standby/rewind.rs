@@ -15,7 +15,7 @@ use super::super::plan::MAINTENANCE_DATABASE;
 use super::super::server::runs;
 use super::super::version::{Thing, V11, V13, has};
 use super::place::{self, beside};
-use super::{Work, elsewhere, power};
+use super::{Work, elsewhere, own, power};
 use crate::problem::Problem;
 
 /// Until the new primary has written the checkpoint that tells its timeline; before 16 pg_rewind sees it only then. By
@@ -67,11 +67,13 @@ impl Work<'_> {
             self.upstream.make_slot(slot, cluster.major, false)?;
         }
         note_half_written(&cluster)?;
-        let before = trace(&cluster.data).ok();
         self.note(Stage::Rewinding)?;
+        let links = own::take_links(&files, &cluster.data)?;
+        let before = trace(&cluster.data).ok();
         if let Err(problem) = self.call(&cluster, &program) {
             // What a pg_rewind that failed has not touched at all can be wound back another time.
             if before.is_some() && trace(&cluster.data).ok() == before {
+                own::carry(&links, &kept(&cluster), &cluster.data)?;
                 self.note(Stage::Streamed)?;
                 forget(&cluster);
                 return Err(problem);
@@ -84,7 +86,7 @@ impl Work<'_> {
         }
         // It has taken that away again, and brought the other's configuration along.
         self.mark()?;
-        place::carry(&files, &kept(&cluster), &cluster.data)?;
+        own::carry(&files, &kept(&cluster), &cluster.data)?;
         self.note(Stage::Placed)?;
         forget(&cluster);
         self.report
@@ -259,8 +261,8 @@ fn keep(cluster: &Cluster) -> Result<Vec<PathBuf>, Problem> {
     let staged = beside(&kept, ".part");
     remove(&staged);
     place::make_directory(&staged, &cluster.owner)?;
-    let files = place::own_files(cluster);
-    place::carry(&files, &cluster.data, &staged)?;
+    let files = own::own_files(cluster)?;
+    own::carry(&files, &cluster.data, &staged)?;
     place::rename(&staged, &kept)?;
     Ok(files)
 }
@@ -280,7 +282,7 @@ pub(super) fn put_back(cluster: &Cluster) -> Result<(), Problem> {
             "run setup as root; what is there is this host's own configuration, and stays",
         )
     })?;
-    place::carry(&files, &kept, &cluster.data)?;
+    own::carry(&files, &kept, &cluster.data)?;
     remove(&kept);
     Ok(())
 }

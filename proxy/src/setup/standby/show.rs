@@ -6,22 +6,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::apply::Journal;
-use super::super::facts::{self, OWN_FILE};
+use super::super::facts::{self, Facts, OWN_FILE};
 use super::super::files::{Overlay, Theirs};
 use super::super::passfile;
-use super::super::plan::FileChange;
+use super::super::plan::{FileChange, Plan};
 use super::super::report::{FORMAT, ReportedFile, StandbyReport};
 use super::super::server::{Server, runs};
 use super::super::version::Major;
 use super::node::{self, Node};
 use super::place::{self, Place};
 use super::upstream::{self, Primary, Upstream};
-use super::{Ended, StandbyWishes, Step, Way, Work, backup, fit, one, passfile_of, slot_of};
+use super::{Ended, StandbyWishes, Step, Way, Work, backup, fit, one, own, passfile_of, slot_of};
 use crate::problem::Problem;
 
 /// Of a file that comes with the copy.
 const OF_THE_PRIMARY: &str =
     "the primary's comes with the copy and is not known here; this is what is added to it";
+
+/// What will be written.
+pub(super) struct Foreseen {
+    facts: Facts,
+    plan: Plan,
+    /// PostgreSQL's files come with the copy.
+    of_primary: bool,
+    server: Option<Server>,
+}
 
 pub(super) fn show(wishes: &StandbyWishes, mut place: Place) -> Result<Ended, Vec<Problem>> {
     let mut report = StandbyReport {
@@ -175,31 +184,55 @@ fn password_file(
 }
 
 impl Work<'_> {
-    fn shown(mut self, step: Step, turned: bool) -> Result<Ended, Vec<Problem>> {
-        let cluster = self.place.cluster.clone();
+    /// What will be written in PostgreSQL's files, over those that will be there. The error is what the run would be refused
+    /// for at its end, when the old server is stopped. What comes with the copy is not known.
+    pub(super) fn foresee(&self, step: Step) -> Result<Foreseen, Vec<Problem>> {
+        let cluster = &self.place.cluster;
         let data = &cluster.data;
         let copies = matches!(step, Step::Copy | Step::Exchange);
-        self.tell(step);
-        // As `carry` decides.
+        // As `put_in_place` decides.
         let version = fs::read_to_string(data.join("PG_VERSION")).unwrap_or_default();
         let keeps_own = version.parse::<Major>() == Ok(cluster.major);
-        let unknown = copies && !keeps_own && cluster.config_file.starts_with(data);
+        let of_primary = copies && !keeps_own && cluster.config_file.starts_with(data);
         let mut new = BTreeMap::new();
-        if copies {
+        if copies || step == Step::Rewind {
             new.insert(data.join("postgresql.auto.conf"), Vec::new());
+            if keeps_own {
+                own::own_files(cluster).map_err(one)?;
+            }
         }
-        if unknown {
+        if of_primary {
             for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", OWN_FILE] {
                 new.insert(data.join(name), Vec::new());
             }
         }
         let below = Theirs::of(&cluster.owner);
         let view = Overlay { below: &below, new };
-        let server = Server::of(&cluster).filter(|_| !copies);
+        let server = Server::of(cluster).filter(|_| !copies);
+        let facts = facts::gather(&view, cluster, server.as_ref(), &self.role).map_err(one)?;
+        let plan = self.planned(&view, &facts)?;
+        Ok(Foreseen {
+            facts,
+            plan,
+            of_primary,
+            server,
+        })
+    }
+
+    fn shown(mut self, step: Step, turned: bool) -> Result<Ended, Vec<Problem>> {
+        let cluster = self.place.cluster.clone();
+        let data = &cluster.data;
+        let copies = matches!(step, Step::Copy | Step::Exchange);
+        self.tell(step);
         if self.primary.settings.is_empty() && !copies {
             self.primary.settings = self.of_the_copy();
         }
-        let facts = facts::gather(&view, &cluster, server.as_ref(), &self.role).map_err(one)?;
+        let Foreseen {
+            facts,
+            plan,
+            of_primary: unknown,
+            server,
+        } = self.foresee(step)?;
         let mut files: Vec<ReportedFile> = Vec::new();
         if copies {
             let (name, content) = self.following().marker();
@@ -217,7 +250,6 @@ impl Work<'_> {
             let taken_out = self.without_source().map(|(change, _)| change);
             files.extend(taken_out.as_ref().map(ReportedFile::of));
         }
-        let plan = self.planned(&view, &facts)?;
         for change in &plan.files {
             let is_of_primary = unknown && change.path.starts_with(data);
             files.push(match is_of_primary {
