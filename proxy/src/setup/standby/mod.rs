@@ -194,16 +194,26 @@ pub(crate) fn run(wishes: &StandbyWishes) -> Result<Ended, Vec<Problem>> {
 
 /// What is refused leaves the tunnel as it was.
 fn turn_back(wishes: &StandbyWishes, before: &FileChange) -> Result<(), Vec<Problem>> {
+    let mut journal = Journal::open(&wishes.dir.join("setup")).map_err(one)?;
     // Before it had a client tunnel, there is no node to load.
     let control = Node::load(&wishes.dir)?.control;
-    let mut journal = Journal::open(&wishes.dir.join("setup")).map_err(one)?;
+    write_own(&mut journal, before)?;
+    eprintln!("{} is as it was", before.path.display());
+    taken_by(control)
+}
+
+/// Writes the proxy's configuration.
+fn write_own(journal: &mut Journal, change: &FileChange) -> Result<(), Vec<Problem>> {
     let rights = Rights {
         mode: 0o644,
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
     };
-    journal.write(before, rights).map_err(one)?;
-    eprintln!("{} is as it was", before.path.display());
+    journal.write(change, rights).map_err(one)
+}
+
+/// Has the daemon take it, if one runs.
+fn taken_by(control: Option<PathBuf>) -> Result<(), Vec<Problem>> {
     if let Some(control) = control.filter(|path| path.exists()) {
         Daemon::ask(&control, Ask::Reload)?.reply()?;
     }
@@ -280,19 +290,10 @@ fn turn(
     report: &mut StandbyReport,
 ) -> Result<(), Vec<Problem>> {
     report.files.push(ReportedFile::of(change));
-    let rights = Rights {
-        mode: 0o644,
-        uid: nix::unistd::geteuid().as_raw(),
-        gid: nix::unistd::getegid().as_raw(),
-    };
-    journal.write(change, rights).map_err(one)?;
+    write_own(journal, change)?;
     eprintln!("wrote {}", change.path.display());
     let directory = change.path.parent().unwrap_or_else(|| Path::new("/"));
-    let control = Node::load(directory)?.control;
-    if let Some(control) = control.filter(|path| path.exists()) {
-        Daemon::ask(&control, Ask::Reload)?.reply()?;
-    }
-    Ok(())
+    taken_by(Node::load(directory)?.control)
 }
 
 fn passfile_of(directory: &Path) -> PathBuf {
