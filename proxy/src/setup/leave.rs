@@ -48,7 +48,7 @@ impl Server {
     pub(crate) fn drop_slot(&self, name: &str) -> Result<bool, Problem> {
         let slot = literal(name);
         let dropped = self.query(&format!(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+            "\\set VERBOSITY verbose\nSELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
              WHERE slot_name = {slot} AND slot_type = 'physical' AND NOT active"
         ));
         let left = self.query(&format!(
@@ -57,10 +57,15 @@ impl Server {
         match dropped {
             Ok(_) => Ok(left == "0"),
             // Taken in between: whoever asks looks again.
-            Err(problem) if problem.why.contains("is active for PID") => Ok(false),
+            Err(problem) if is_in_use(&problem.why) => Ok(false),
             Err(problem) => Err(problem),
         }
     }
+}
+
+/// Whether psql, told to be verbose, says object_in_use: in whatever language the server speaks.
+fn is_in_use(said: &str) -> bool {
+    said.contains("  55006: ")
 }
 
 /// A warning for each setting that names the node or its slot, and one if commits hang.
@@ -209,6 +214,15 @@ fn first_outside_quotes(text: &str, wanted: char) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slot_in_use_is_told_in_every_language() {
+        let said = "psql:<stdin>:2: FEHLER:  55006: Replikations-Slot »s1« ist aktiv für PID 42\nORT:  slot.c:601";
+        assert!(is_in_use(said));
+        assert!(!is_in_use(
+            "psql:<stdin>:2: ERROR:  42704: replication slot \"55006\" does not exist"
+        ));
+    }
 
     #[test]
     fn every_form_of_the_list_is_read() {
