@@ -1,5 +1,7 @@
 //! An old primary comes back by pg_rewind, and what is left where that breaks off.
 
+use testbed::Scratch;
+
 use super::*;
 
 #[test]
@@ -13,6 +15,13 @@ fn an_old_primary_comes_back_by_pg_rewind() {
         fail_over(&standby);
         // Its history goes on alone.
         primary.node.query("create table lost as select 1 as n");
+        let (managed, hba) = (
+            Scratch::new("managed"),
+            primary.node.data().join("pg_hba.conf"),
+        );
+        let real = managed.path().join("pg_hba.conf");
+        run(Command::new("mv").arg(&hba).arg(&real)).unwrap();
+        std::os::unix::fs::symlink(&real, &hba).unwrap();
         let said = primary
             .setup_standby(&["--from", &standby.public(), "--rewind"])
             .unwrap();
@@ -22,6 +31,7 @@ fn an_old_primary_comes_back_by_pg_rewind() {
         primary.node.catch_up_with(&standby.node);
         assert_eq!(primary.node.query("select n from after_failover"), "1");
         assert!(primary.node.try_query("select n from lost").is_err());
+        assert_eq!(fs::read_link(&hba).unwrap(), real, "a link stays a link");
         let slot = "select active from pg_replication_slots where slot_name = 'db1'";
         assert_eq!(standby.node.query(slot), if major >= 13 { "t" } else { "" });
         let said = primary.setup_standby(&["--rewind"]).unwrap();
@@ -92,6 +102,14 @@ fn a_pg_rewind_that_broke_off_leaves_only_a_copy_and_one_that_refused_is_repeate
     standby.node.catch_up_with(&primary.node);
     fail_over(&standby);
     primary.node.query("create table lost as select 1 as n");
+    // As configuration management has it; pg_rewind would refuse a link, or write through it.
+    let (managed, conf) = (
+        Scratch::new("managed"),
+        primary.node.data().join("postgresql.conf"),
+    );
+    let real = managed.path().join("postgresql.conf");
+    run(Command::new("mv").arg(&conf).arg(&real)).unwrap();
+    std::os::unix::fs::symlink(&real, &conf).unwrap();
     let back = ["--from", &standby.public(), "--rewind"];
     let listing = "function pg_ls_dir(text, boolean, boolean)";
     standby
@@ -120,6 +138,7 @@ fn a_pg_rewind_that_broke_off_leaves_only_a_copy_and_one_that_refused_is_repeate
     );
     assert!(!broken.contains("mend that and run this again"), "{broken}");
     assert_eq!(config(&primary).unwrap(), before, "its own configuration");
+    assert_eq!(fs::read_link(&conf).unwrap(), real);
 
     // Nothing takes what is left for a standby.
     for words in [&back[..], &[], &["--config-only"]] {
@@ -140,4 +159,5 @@ fn a_pg_rewind_that_broke_off_leaves_only_a_copy_and_one_that_refused_is_repeate
     primary.node.catch_up_with(&standby.node);
     assert_eq!(primary.node.query("select n from after_failover"), "1");
     assert_eq!(primary.node.query("show work_mem"), "5MB");
+    assert_eq!(fs::read_link(&conf).unwrap(), real);
 }
