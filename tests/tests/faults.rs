@@ -91,6 +91,23 @@ fn reset_on_the_path_is_passed_on_as_a_reset() {
 }
 
 #[test]
+fn reset_behind_a_goodbye_is_no_failure() {
+    let stand_in = StandIn::new();
+    let path = Path::to(&stand_in.upstream(), "", "");
+    let goodbye = message(b'X', b"");
+    let (mut downstream, mut upstream) = path.session(&stand_in);
+    downstream.send(&[goodbye.clone(), goodbye].concat());
+    upstream.read_exactly(5);
+    upstream.read_byte(); // the rest of the second one is there, and stays unread
+    drop(upstream);
+    downstream.ending();
+    for sidecar in [&path.server, &path.client] {
+        let ended = sidecar.wait_for_log("\"session ended\"");
+        assert!(ended.contains("\"end\":\"finished\""), "{ended}");
+    }
+}
+
+#[test]
 fn death_of_either_sidecar_ends_both_sides() {
     let stand_in = StandIn::new();
     let path = Path::to(&stand_in.upstream(), "", "");

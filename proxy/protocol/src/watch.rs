@@ -42,6 +42,8 @@ pub struct Watch {
     cancel_key: Option<CancelKey>,
     stream: Option<Box<Stream>>,
     not_understood: u64,
+    /// The frontend has said goodbye.
+    terminated: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -184,6 +186,14 @@ impl Watch {
     #[must_use]
     pub fn stream(&self) -> Option<&Stream> {
         self.stream.as_deref()
+    }
+
+    /// Whether the frontend has sent Terminate: what it wanted it has, however the backend closes then. A backend goes at the
+    /// first one, and pg_basebackup's second process sends another on the same connection, so that often it closes with
+    /// bytes unread, which resets the connection.
+    #[must_use]
+    pub fn is_terminated(&self) -> bool {
+        self.terminated
     }
 
     /// Messages that were passed on and not understood; a direction that made no sense counts once.
@@ -374,6 +384,7 @@ impl Listener for Frontend<'_> {
         let watch = &mut *self.0;
         match header.tag {
             b'Q' => watch.command(head),
+            b'X' => watch.terminated = true,
             COPY_DATA_TAG if watch.phase == Phase::CopyBoth => {
                 if let Some(stream) = &mut watch.stream
                     && !stream.frontend_data(head)

@@ -15,6 +15,7 @@ mod trace;
 mod upstream;
 mod verdict;
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -34,7 +35,7 @@ use registry::{About, KeyOwner, Place};
 
 use crate::net::{Peer, Stream};
 use crate::node::{self, Holding, Served};
-use crate::relay::{self, Ended, Half, Wire};
+use crate::relay::{self, Ended, Half, Side, Wire};
 use crate::waiting::Slot;
 
 pub(crate) use lately::{Gone, Lately};
@@ -279,7 +280,20 @@ impl Joined {
 impl Place {
     /// What the end of its relay means, if it was told to end or not. Gives the place up.
     fn end(self, ended: Ended) -> End {
+        let terminated = || {
+            let watched = self.live.watched.as_ref();
+            watched.is_some_and(|watched| watched.lock().is_terminated())
+        };
         match (ended, self.live.dismissal()) {
+            (
+                Ended::Aborted {
+                    side: Side::Upstream,
+                    error,
+                },
+                _,
+            ) if error.kind() == ErrorKind::ConnectionReset && terminated() => {
+                End::Relayed(Ended::Finished)
+            }
             (ended @ (Ended::Stopped | Ended::StoppedMidMessage), Some(reason)) => End::Dismissed {
                 reason: Box::new(reason.clone()),
                 told: matches!(ended, Ended::Stopped),
