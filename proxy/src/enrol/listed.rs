@@ -6,10 +6,10 @@ use certs_tool::ledger::Issued;
 use certs_tool::profile::NodeName;
 use protocol::identity::{Identity, IdentityPattern};
 use protocol::node::Node;
+use protocol::policy::Policy;
 
 use crate::config::{Config, Side};
 use crate::reload::Checked;
-use protocol::policy::Policy;
 
 /// The nodes of this CA's host, each with what the rules here let it do.
 pub(crate) fn nodes(joined: &[Issued], checked: &Checked) -> Vec<Node> {

@@ -37,6 +37,9 @@ pub(in super::super) struct Forger {
     received: u64,
 }
 
+/// Why it can be taken apart.
+const SHAKEN: &str = "the handshake is over, and secrets may be taken out";
+
 impl Forger {
     /// A forger shaking hands with our end in `form`.
     pub(in super::super) fn meets(pki: &Pki, form: Form, we_serve: bool) -> (Ours, Self) {
@@ -46,15 +49,15 @@ impl Forger {
         assert!(!peer.is_handshaking());
         let (secrets, kernel) = match peer {
             Unbuffered::Client(client) => {
-                let (secrets, kernel) = client.dangerous_into_kernel_connection().unwrap();
+                let (secrets, kernel) = client.dangerous_into_kernel_connection().expect(SHAKEN);
                 (secrets, Kernel::Client(kernel))
             }
             Unbuffered::Server(server) => {
-                let (secrets, kernel) = server.dangerous_into_kernel_connection().unwrap();
+                let (secrets, kernel) = server.dangerous_into_kernel_connection().expect(SHAKEN);
                 (secrets, Kernel::Server(kernel))
             }
         };
-        let suite = kernel.suite().unwrap();
+        let suite = kernel.suite().expect("only TLS 1.3 is offered");
         let forger = Self {
             kernel,
             suite,
@@ -82,14 +85,20 @@ impl Forger {
             version: ProtocolVersion::TLSv1_3,
             payload: OutboundChunks::Single(&plain),
         };
-        let sealed = self.encrypter.encrypt(message, self.sent).unwrap();
+        let sealed = self
+            .encrypter
+            .encrypt(message, self.sent)
+            .expect("the sequence number is below its end");
         self.sent += 1;
         sealed.encode()
     }
 
     /// From now on seals with the next key.
     pub(super) fn next_key(&mut self) {
-        let (sequence, secret) = self.kernel.next_sending_secret().unwrap();
+        let (sequence, secret) = self
+            .kernel
+            .next_sending_secret()
+            .expect("TLS 1.3 has a next key");
         self.encrypter = encrypter(self.suite, secret);
         self.sent = sequence;
     }
@@ -109,7 +118,10 @@ impl Forger {
                 ProtocolVersion::TLSv1_2,
                 &mut record[BEFORE..],
             );
-            let plain = self.decrypter.decrypt(message, self.received).unwrap();
+            let plain = self
+                .decrypter
+                .decrypt(message, self.received)
+                .expect("our end seals in order, with its present key");
             self.received += 1;
             records += 1;
             match (plain.typ, plain.payload) {
@@ -118,7 +130,10 @@ impl Forger {
                     payload.extend_from_slice(bytes);
                 }
                 (ContentType::Handshake, [24, 0, 0, 1, 0 | 1]) => {
-                    let (sequence, secret) = self.kernel.next_receiving_secret().unwrap();
+                    let (sequence, secret) = self
+                        .kernel
+                        .next_receiving_secret()
+                        .expect("TLS 1.3 has a next key");
                     self.decrypter = decrypter(self.suite, secret);
                     self.received = sequence;
                 }
@@ -148,5 +163,5 @@ fn decrypter(
     suite: &'static Tls13CipherSuite,
     secret: ConnectionTrafficSecrets,
 ) -> Box<dyn MessageDecrypter> {
-    super::super::in_place::decrypter(suite, secret).unwrap()
+    super::super::in_place::decrypter(suite, secret).expect("the suite is one of ours")
 }

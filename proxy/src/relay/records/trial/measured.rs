@@ -84,7 +84,10 @@ impl Measured {
             let start = index * stride + BEFORE;
             start..start + sent.size
         }));
-        self.ours.sealer.seal(&mut sent.buffer).unwrap();
+        self.ours
+            .sealer
+            .seal(&mut sent.buffer)
+            .expect("a fresh key seals");
         let control = self.ours.sealer.control();
         let wire = control.len();
         control.clear();

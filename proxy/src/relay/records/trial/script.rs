@@ -182,11 +182,11 @@ impl End {
             (Sealer::Buffered(sealer), Some(_)) => sealer.refresh(),
             (_, None) => {}
         }
-        sealer.answer().unwrap();
+        sealer.answer().expect("a fresh key seals an answer");
         let mut written = std::mem::take(sealer.control());
         written.append(&mut seal(sealer, payload));
         if close {
-            sealer.close().unwrap();
+            sealer.close().expect("a fresh key seals a close");
             written.append(sealer.control());
         }
         forger.read(written)
