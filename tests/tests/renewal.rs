@@ -467,6 +467,15 @@ fn a_new_ca_comes_with_the_renewal_and_the_old_one_goes() {
     append(&partner.ca(), &site.own.ca);
     append(&stranger.crl(), &site.pki.crl());
     append(&stranger.ca(), &site.pki.ca());
+    // A daemon takes what has changed when it comes to it; who asks it shall not come before.
+    let taken = || {
+        for daemon in [&site.host, &site.node] {
+            let mark = daemon.log().mark();
+            daemon.reload();
+            daemon.log().wait_for_after(mark, "\"reloaded\"");
+        }
+    };
+    taken();
     let trusted = || {
         let cas = certificates(&site.own.ca);
         assert!(cas.contains(&certificates(&partner.ca())[0]));
@@ -492,10 +501,12 @@ fn a_new_ca_comes_with_the_renewal_and_the_old_one_goes() {
     assert_eq!(trusted(), 1);
 
     site.pki.certs_tool(&["ca", "rotate", "start"]).unwrap();
+    taken();
     assert_done(site.host(), "Not due");
     assert_done(site.node(), "Trusted from now on");
     assert_eq!(trusted(), 2);
     site.pki.certs_tool(&["ca", "rotate", "switch"]).unwrap();
+    taken();
     // Not due by its age, but another CA signs now.
     assert_done(site.host(), "Renewed");
     assert_done(site.node(), "Asked");
@@ -503,6 +514,7 @@ fn a_new_ca_comes_with_the_renewal_and_the_old_one_goes() {
     assert_done(site.node(), "Renewed");
     assert!(new_ca_signs());
     site.pki.certs_tool(&["ca", "rotate", "finish"]).unwrap();
+    taken();
     assert_done(site.host(), "Not due");
     assert_done(site.node(), "Trusted from now on");
     assert_eq!(trusted(), 1);
