@@ -8,7 +8,7 @@ use std::path::Path;
 
 use protocol::hex::{Hex, from_hex};
 use protocol::identity::Fingerprint;
-use protocol::node::{Dropped, Node, Nodes, Voucher};
+use protocol::node::{Node, Nodes, Word};
 use rcgen::{KeyPair, SigningKey};
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -43,20 +43,8 @@ pub fn is_key_of(key_pem: &[u8], certificate: &CertificateDer<'_>) -> bool {
 }
 
 /// Whether the CA `by`, which is trusted, says that `ca` follows it.
-pub fn vouches(
-    voucher: &Voucher,
-    by: &CertificateDer<'_>,
-    ca: &CertificateDer<'_>,
-    now: Date,
-) -> bool {
-    let (by_print, ca_print) = (Fingerprint::of(by), Fingerprint::of(ca));
-    voucher.by == by_print.to_string()
-        && voucher.ca == ca_print.to_string()
-        && now.unix() <= voucher.until
-        && from_hex(&voucher.signature).is_some_and(|signature| {
-            let message = message(NEXT_CA, by_print, ca_print, voucher.until);
-            has_signed(by, &message, &signature)
-        })
+pub fn vouches(word: &Word, by: &CertificateDer<'_>, ca: &CertificateDer<'_>, now: Date) -> bool {
+    is_given(NEXT_CA, word, by, ca, now)
 }
 
 /// The word of the CA with this key that `ca` follows it.
@@ -65,29 +53,13 @@ pub(crate) fn vouch(
     key: &KeyPair,
     ca: &CertificateDer<'_>,
     until: Date,
-) -> Result<Voucher, Failure> {
-    let (by, ca) = (Fingerprint::of(by), Fingerprint::of(ca));
-    let signature = key
-        .sign(&message(NEXT_CA, by, ca, until.unix()))
-        .map_err(|error| Failure::new("cannot sign", error.to_string(), ""))?;
-    Ok(Voucher {
-        ca: ca.to_string(),
-        by: by.to_string(),
-        until: until.unix(),
-        signature: Hex(&signature).to_string(),
-    })
+) -> Result<Word, Failure> {
+    give(NEXT_CA, by, key, Fingerprint::of(ca), until)
 }
 
 /// Whether the CA `by`, which is trusted, says that `ca` is to be trusted no longer.
-pub fn drops(word: &Dropped, by: &CertificateDer<'_>, ca: &CertificateDer<'_>, now: Date) -> bool {
-    let (by_print, ca_print) = (Fingerprint::of(by), Fingerprint::of(ca));
-    word.by == by_print.to_string()
-        && word.ca == ca_print.to_string()
-        && now.unix() <= word.until
-        && from_hex(&word.signature).is_some_and(|signature| {
-            let message = message(DROPPED, by_print, ca_print, word.until);
-            has_signed(by, &message, &signature)
-        })
+pub fn drops(word: &Word, by: &CertificateDer<'_>, ca: &CertificateDer<'_>, now: Date) -> bool {
+    is_given(DROPPED, word, by, ca, now)
 }
 
 /// The word of the CA with this key that `ca` is to be trusted no longer.
@@ -96,12 +68,39 @@ pub(crate) fn drop_word(
     key: &KeyPair,
     ca: Fingerprint,
     until: Date,
-) -> Result<Dropped, Failure> {
+) -> Result<Word, Failure> {
+    give(DROPPED, by, key, ca, until)
+}
+
+fn is_given(
+    label: &[u8],
+    word: &Word,
+    by: &CertificateDer<'_>,
+    ca: &CertificateDer<'_>,
+    now: Date,
+) -> bool {
+    let (by_print, ca_print) = (Fingerprint::of(by), Fingerprint::of(ca));
+    word.by == by_print.to_string()
+        && word.ca == ca_print.to_string()
+        && now.unix() <= word.until
+        && from_hex(&word.signature).is_some_and(|signature| {
+            let message = message(label, by_print, ca_print, word.until);
+            has_signed(by, &message, &signature)
+        })
+}
+
+fn give(
+    label: &[u8],
+    by: &CertificateDer<'_>,
+    key: &KeyPair,
+    ca: Fingerprint,
+    until: Date,
+) -> Result<Word, Failure> {
     let by = Fingerprint::of(by);
     let signature = key
-        .sign(&message(DROPPED, by, ca, until.unix()))
+        .sign(&message(label, by, ca, until.unix()))
         .map_err(|error| Failure::new("cannot sign", error.to_string(), ""))?;
-    Ok(Dropped {
+    Ok(Word {
         ca: ca.to_string(),
         by: by.to_string(),
         until: until.unix(),
@@ -199,7 +198,7 @@ mod tests {
             !vouches(&voucher, &der(&old), &der(&new), until.plus(1)),
             "late"
         );
-        let longer = Voucher {
+        let longer = Word {
             until: until.unix() + 1,
             ..voucher
         };
@@ -214,14 +213,8 @@ mod tests {
         assert!(drops(&gone, &der(&old), &der(&new), Date::now()));
         assert!(!drops(&gone, &der(&old), &der(&old), Date::now()));
         assert!(!drops(&gone, &der(&old), &der(&new), until.plus(1)), "late");
-        let as_voucher = Voucher {
-            ca: gone.ca.clone(),
-            by: gone.by.clone(),
-            until: gone.until,
-            signature: gone.signature,
-        };
         assert!(
-            !vouches(&as_voucher, &der(&old), &der(&new), Date::now()),
+            !vouches(&gone, &der(&old), &der(&new), Date::now()),
             "the one is never taken for the other"
         );
 

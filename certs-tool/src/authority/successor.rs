@@ -5,7 +5,7 @@ use std::path::Path;
 
 use protocol::escape::escape;
 use protocol::identity::Fingerprint;
-use protocol::node::{Dropped, Node, Nodes, Voucher};
+use protocol::node::{Node, Nodes, Word};
 use rustls_pki_types::CertificateDer;
 
 use super::certify::{Place, files_of};
@@ -134,7 +134,7 @@ impl Authority {
     }
 
     /// Why whoever trusts the old CA of a rotation may trust the new one. Without a rotation there is nothing to say.
-    pub fn vouchers(&self) -> Result<Vec<Voucher>, Failure> {
+    pub fn vouchers(&self) -> Result<Vec<Word>, Failure> {
         let (old, new): (&Ca, &Ca) = match (Rotation::read(&self.directory)?.stage, &self.other) {
             (Stage::Trust, Some(next)) => (&self.signing, next),
             (Stage::Leaves, Some(old)) => (old, &self.signing),
@@ -145,7 +145,7 @@ impl Authority {
     }
 
     /// The signing CA's word which CAs of its ledger are to be trusted no longer.
-    pub fn dropped(&self) -> Result<Vec<Dropped>, Failure> {
+    pub fn dropped(&self) -> Result<Vec<Word>, Failure> {
         let (by, until) = (&self.signing, Date::now().plus(VOUCHED_FOR));
         let ledger = Ledger::read(&self.directory)?;
         let prints = ledger.dropped_authorities();

@@ -158,9 +158,9 @@ pub struct Certificates {
     /// The SHA-256 of the CA that signs now, in hexadecimal.
     pub signing: String,
     /// Why one who trusts a CA may trust the one that follows it.
-    pub vouchers: Vec<Voucher>,
+    pub vouchers: Vec<Word>,
     /// Which CAs are to be trusted no longer.
-    pub dropped: Vec<Dropped>,
+    pub dropped: Vec<Word>,
     /// Which nodes there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Nodes>,
@@ -195,25 +195,12 @@ pub struct Node {
     pub ordinary: bool,
 }
 
-/// A CA's word that another one follows it, so that the new one is trusted for its sake and not for that of whoever
-/// brought it. It is no certificate, of no use in a chain, leads from the old CA to the new one only, and ends soon.
+/// A CA's word on another CA: that this one follows it, or that it is to be trusted no longer; which of the two, the signature
+/// tells. So a CA comes and goes for the sake of one that is trusted, not for that of whoever brings it, nor because it
+/// was not spoken of. It is no certificate, of no use in a chain, and ends soon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Voucher {
-    /// The SHA-256 of the certificate of the CA that follows, in hexadecimal.
-    pub ca: String,
-    /// The same of the CA that says so.
-    pub by: String,
-    /// The last second at which it counts (Unix time).
-    pub until: i64,
-    /// The signature of the latter, in hexadecimal.
-    pub signature: String,
-}
-
-/// A CA's word that another one, of its own ledger, is to be trusted no longer, so that a CA goes neither for the sake of
-/// whoever says so nor because it was not spoken of. It ends soon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dropped {
-    /// The SHA-256 of the certificate of the CA that goes, in hexadecimal.
+pub struct Word {
+    /// The SHA-256 of the certificate of the CA that it is about, in hexadecimal.
     pub ca: String,
     /// The same of the CA that says so.
     pub by: String,

@@ -90,7 +90,7 @@ mod tests {
     use certs_tool::authority::{Authority, CA_CERTIFICATE, NewAuthority};
     use certs_tool::report::Failure;
     use certs_tool::store::Existing;
-    use protocol::node::Dropped;
+    use protocol::node::Word;
     use rustls_pki_types::pem::PemObject;
 
     use super::*;
@@ -136,7 +136,7 @@ mod tests {
         let silent = Certificates::default();
         assert_eq!(judged(&both, &silent).unwrap().cas, both);
         let word = &last.dropped[0];
-        let of_partner = Dropped {
+        let of_partner = Word {
             ca: Fingerprint::of(&partner).to_string(),
             ..word.clone()
         };
